@@ -1,0 +1,37 @@
+"""How the governance engine runs."""
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr
+
+
+class TlsFiles(BaseModel):
+    """Certificates of the gRPC listener, PEM."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    cert_file: Path = Field(description="The engine's certificate chain")
+    key_file: Path = Field(description="Its private key")
+    client_ca_file: Path | None = Field(None, description="Clients must show a certificate of this CA (mTLS)")
+
+
+class EngineSettings(BaseModel):
+    """One governance engine."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    listen: str = Field("127.0.0.1:8402", description="host:port of the gRPC listener")
+    tls: TlsFiles | None = Field(None, description="TLS of the listener; without it only loopback is allowed")
+    allow_plaintext: bool = Field(False, description="Listen without TLS on other addresses than loopback")
+    sidecar_token: SecretStr | None = Field(
+        None, min_length=16, description="Shared with the sidecars: who shows it may authorize, settle and resolve tools"
+    )
+    default_policy: Literal["allow", "deny"] = Field("deny", description="For agents without a policy of their own")
+    allow_loopback_tools: bool = Field(False, description="Tools may be registered on loopback addresses")
+    master_key: SecretStr | None = Field(
+        None, description="ID:BASE64 of 32 bytes, comma-separated for a rotation, current first; seals tool secrets"
+    )
+    master_key_file: Path | None = Field(None, description="A file with the same, one a line")
+    bootstrap_key: SecretStr | None = Field(None, description="The first admin key; created once, never resurrected")
+    drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running requests at shutdown, ms")
