@@ -1,0 +1,82 @@
+"""`/v1/agents`: an agent's kill switch, its log and its figures."""
+
+from google.protobuf.json_format import MessageToDict
+
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.proxy.api.models import AGENT_ID, LimitQuery, PeriodQuery, ReasonBody
+from interlock.proxy.api.money import usd_of
+from interlock.proxy.api.times import rfc3339
+from interlock.proxy.api.visit import Visit
+
+DECISIONS = {"EXECUTE": "executed", "REPLAY": "dedup"}
+"""The contract's words for the verdicts that let a call through; every other verdict is `blocked`."""
+
+
+async def show(visit: Visit) -> object:
+    return status_json(await visit.ask(visit.api.agents.GetAgent, pb.AgentRef(agent_id=_agent_id(visit))))
+
+
+async def disable(visit: Visit) -> object:
+    reason = (await visit.body(ReasonBody)).reason
+    asked = pb.DisableAgentRequest(agent_id=_agent_id(visit), reason=reason)
+    return status_json(await visit.ask(visit.api.agents.DisableAgent, asked))
+
+
+async def enable(visit: Visit) -> object:
+    reason = (await visit.body(ReasonBody)).reason
+    asked = pb.EnableAgentRequest(agent_id=_agent_id(visit), reason=reason)
+    return status_json(await visit.ask(visit.api.agents.EnableAgent, asked))
+
+
+async def logs(visit: Visit) -> object:
+    asked = pb.ListDecisionsRequest(agent_id=_agent_id(visit), limit=visit.query(LimitQuery).limit)
+    return [decision_json(event) for event in (await visit.ask(visit.api.agents.ListDecisions, asked)).decisions]
+
+
+async def metrics(visit: Visit) -> object:
+    agent_id, period = _agent_id(visit), visit.query(PeriodQuery).period
+    asked = pb.GetAgentMetricsRequest(agent_id=agent_id, period=period)
+    return metrics_json(agent_id, period, await visit.ask(visit.api.agents.GetAgentMetrics, asked))
+
+
+def status_json(status: pb.AgentStatus) -> dict[str, object]:
+    """An agent's switch as the contract shows it."""
+    return {
+        "agent_id": status.agent_id,
+        "is_enabled": status.is_enabled,
+        "disabled_reason": status.disabled_reason or None,
+        "disabled_at": rfc3339(status.disabled_at_ms),
+    }
+
+
+def decision_json(event: pb.Event) -> dict[str, object]:
+    """A decision as an item of the contract's log, with our `call_id` beside. `ts` is unix seconds."""
+    facts = MessageToDict(event.facts)
+    return {
+        "ts": event.at_ms // 1000,
+        "agent_id": event.agent_id,
+        "tool": event.tool,
+        "allowed": event.verdict in DECISIONS,
+        "decision": DECISIONS.get(event.verdict, "blocked"),
+        "policy_reason": event.reason,
+        "risk_level": facts.get("risk_level"),
+        "args_hash": facts.get("args_hash"),
+        "spend_usd": usd_of(event.charged_micros),
+        "call_id": event.call_id,
+    }
+
+
+def metrics_json(agent_id: str, period: str, figures: pb.AgentMetrics) -> dict[str, object]:
+    """An agent's figures as the contract shows them."""
+    return {
+        "agent_id": agent_id,
+        "period": period,
+        "total_actions": figures.total_actions,
+        "blocked_actions": figures.blocked_actions,
+        "total_spend_usd": usd_of(figures.total_spend_micros),
+        "top_tools": [{"tool": used.tool, "count": used.count} for used in figures.top_tools],
+    }
+
+
+def _agent_id(visit: Visit) -> str:
+    return visit.path("agent_id", AGENT_ID)

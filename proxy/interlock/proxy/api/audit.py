@@ -1,0 +1,31 @@
+"""`/v1/audit`: an agent's events in the order of their gapless `seq`."""
+
+from google.protobuf.json_format import MessageToDict
+
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.proxy.api.models import EventsQuery
+from interlock.proxy.api.money import usd_of
+from interlock.proxy.api.times import rfc3339
+from interlock.proxy.api.visit import Visit
+
+
+async def show_all(visit: Visit) -> object:
+    query = visit.query(EventsQuery)
+    asked = pb.ListEventsRequest(agent_id=query.agent_id, after_seq=query.after_seq, limit=query.limit)
+    return [event_json(event) for event in (await visit.ask(visit.api.audit.ListEvents, asked)).events]
+
+
+def event_json(event: pb.Event) -> dict[str, object]:
+    """An event as it was recorded. `charged_usd` is negative where money was returned."""
+    return {
+        "seq": event.seq,
+        "at": rfc3339(event.at_ms),
+        "type": event.type,
+        "agent_id": event.agent_id,
+        "tool": event.tool or None,
+        "call_id": event.call_id or None,
+        "verdict": event.verdict or None,
+        "reason": event.reason or None,
+        "charged_usd": usd_of(event.charged_micros),
+        "facts": MessageToDict(event.facts),
+    }

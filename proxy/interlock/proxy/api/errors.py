@@ -1,0 +1,125 @@
+"""Errors as the OnceOnly contract has them: `{"detail": …}`, a string, an object or, for 422, pydantic's list.
+
+The stock client takes every 401, and every 403 but `feature_not_available`, for an invalid key; so a 403 here is about
+the key and what it reaches, and says so in `detail`. A call refused by policy is no error and never comes here.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import structlog
+from aiohttp import web
+from grpc import aio
+
+from interlock.governance.errors import InterlockError, InvalidRequestError, Kind, UnauthenticatedError
+from interlock.governance.status import error_of
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+STATUS = {
+    Kind.INVALID: 422,
+    Kind.UNAUTHENTICATED: 403,
+    Kind.DENIED: 403,
+    Kind.NOT_FOUND: 404,
+    Kind.CONFLICT: 409,
+    Kind.EXHAUSTED: 429,
+    Kind.UNAVAILABLE: 503,
+    Kind.INTERNAL: 500,
+}
+RETRY_AFTER_S = {Kind.EXHAUSTED: 1, Kind.UNAVAILABLE: 1}
+PARTS = frozenset({"body", "query", "path", "header"})
+"""Where the offending value of a request may stand: the first element of a problem's `loc`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One invalid value, as pydantic and so the contract tell it. `input` must not hold a secret."""
+
+    type: str
+    loc: Sequence[str | int]
+    msg: str
+    input: object = None
+
+    def as_json(self) -> dict[str, object]:
+        return {"type": self.type, "loc": list(self.loc), "msg": self.msg, "input": self.input}
+
+
+class InvalidFieldsError(InvalidRequestError):
+    """Values of the request are missing or impossible; `problems` names them all."""
+
+    def __init__(self, problems: Sequence[Problem]) -> None:
+        super().__init__("invalid_request", "; ".join(problem.msg for problem in problems))
+        self.problems = problems
+
+
+class MissingKeyError(UnauthenticatedError):
+    """The request carries no bearer key."""
+
+    def __init__(self) -> None:
+        super().__init__("missing_key", "Missing Authorization Bearer token")
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The body is larger than the sidecar reads."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__("body_too_large", f"the body is larger than {max_body_bytes} bytes")
+
+
+@web.middleware
+async def v1_errors(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Turns whatever a handler under `/v1` raises into the contract's answer. Other paths have their own shapes."""
+    if not request.path.startswith("/v1/"):
+        return await handler(request)
+    try:
+        return await handler(request)
+    except InterlockError as error:
+        return answer_of(error)
+    except aio.AioRpcError as failed:
+        return answer_of(error_of(failed))
+    except web.HTTPException as raised:
+        return _answer(raised.status, raised.reason, _routing_headers(raised))
+    except Exception:
+        log.exception("request.failed", method=request.method, path=request.path)
+        return _answer(500, {"error": "internal", "message": "internal error"})
+
+
+def answer_of(error: InterlockError) -> web.Response:
+    """The answer for an error of the house."""
+    headers = {"Retry-After": str(RETRY_AFTER_S[error.kind])} if error.kind in RETRY_AFTER_S else {}
+    return _answer(_status(error), _detail(error), headers)
+
+
+def _status(error: InterlockError) -> int:
+    if error.reason == "missing_key":
+        return 401
+    if error.reason == "body_too_large":
+        return 413
+    return STATUS[error.kind]
+
+
+def _detail(error: InterlockError) -> object:
+    if error.kind is Kind.UNAUTHENTICATED:
+        return "Missing Authorization Bearer token" if error.reason == "missing_key" else "Invalid API key"
+    if isinstance(error, InvalidFieldsError):
+        return [problem.as_json() for problem in error.problems]
+    if _status(error) == 422:
+        return [Problem(error.reason, _location(error.metadata.get("field", "")), error.message).as_json()]
+    return {"error": error.reason, "message": error.message}
+
+
+def _location(field: str) -> list[str]:
+    """`pricing_rules.tool`, as the engine names a field, is to be found in the body."""
+    path = field.split(".") if field else []
+    return path if path and path[0] in PARTS else ["body", *path]
+
+
+def _routing_headers(raised: web.HTTPException) -> dict[str, str]:
+    """What aiohttp's own 405 must carry (RFC 9110, 15.5.6)."""
+    return {"Allow": raised.headers["Allow"]} if "Allow" in raised.headers else {}
+
+
+def _answer(status: int, detail: object, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"detail": detail}, status=status, headers=headers)

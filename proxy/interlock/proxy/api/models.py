@@ -1,0 +1,214 @@
+"""What the REST API accepts: bodies and queries with the bounds of the contract. Unknown fields are refused."""
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    TypeAdapter,
+)
+from pydantic_core import PydanticCustomError
+
+MAX_COUNT = 1_000_000_000
+MAX_PRICE_USD = 1_000_000
+MAX_DAY_USD = 10_000_000
+MAX_SEQ = 2**63 - 1
+
+# Field names that frame a message or belong to its hop: injecting one would change what the tool reads as the request.
+_FRAMING = frozenset(
+    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"}
+)
+
+
+def _no_dots(name: str) -> str:
+    if name in {".", ".."}:
+        raise PydanticCustomError("tool_name", "'.' and '..' are no names of tools")
+    return name
+
+
+def _number(value: object) -> object:
+    """JSON numbers, and only these: what `money.exact` made of a fraction, or an integer."""
+    if isinstance(value, bool) or not isinstance(value, int | Decimal):
+        raise PydanticCustomError("number_type", "Input should be a number")
+    return Decimal(value)
+
+
+def _for_every_tool(value: object) -> object:
+    """A bare number limits each tool: it is short for `{"*": number}`."""
+    return {"*": value} if isinstance(value, int) and not isinstance(value, bool) else value
+
+
+def _credential_value(value: SecretStr) -> SecretStr:
+    text = value.get_secret_value()
+    if not text.isascii() or not text.isprintable() or text != text.strip():
+        raise PydanticCustomError("header_value", "Input should be printable ASCII without space around it")
+    return value
+
+
+def _not_framing(header: str) -> str:
+    if header.lower() in _FRAMING:
+        raise PydanticCustomError("header_name", "This header frames the message and cannot be injected")
+    return header
+
+
+def _not_null(value: object) -> object:
+    if value is None:
+        raise PydanticCustomError("null", "Input should not be null: left out, the stored secret stays")
+    return value
+
+
+def _unsupported(field: str) -> Callable[[object], None]:
+    def refuse(_: object) -> None:
+        raise PydanticCustomError("unsupported", f"{field} is not supported by this version")
+
+    return refuse
+
+
+AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:-]{1,128}$")]
+ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$"), AfterValidator(_no_dots)]
+ToolGlob = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:*-]{1,128}$")]
+ScopeId = Annotated[str, StringConstraints(pattern=r"^(global|agent:[A-Za-z0-9_.@:-]{1,128})$")]
+Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
+HeaderName = Annotated[
+    str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"), AfterValidator(_not_framing)
+]
+Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
+Reason = Annotated[str, StringConstraints(max_length=512)]
+Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Limit = Annotated[int, Field(ge=1, le=500)]
+PriceUsd = Annotated[Decimal, Field(ge=0, le=MAX_PRICE_USD), BeforeValidator(_number)]
+DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number)]
+
+AGENT_ID: TypeAdapter[str] = TypeAdapter(AgentId)
+TOOL_NAME: TypeAdapter[str] = TypeAdapter(ToolName)
+IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
+SWITCH_SCOPE: TypeAdapter[str] = TypeAdapter(Literal["global", "namespace"])
+
+
+class Body(BaseModel):
+    """A JSON body: types as written, nothing unknown."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Query(BaseModel):
+    """A query: every value comes as text."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class ToolAuth(Body):
+    type: Literal["hmac_sha256"] = "hmac_sha256"
+    secret: Annotated[SecretStr, Field(min_length=8, max_length=512)]
+    grace_s: Annotated[int, Field(ge=0, le=604_800)] | None = None
+
+
+class Dedup(Body):
+    mode: Literal["derived", "header", "off"] | None = None
+    ttl_s: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
+    ignore: list[Annotated[str, StringConstraints(min_length=1, max_length=128)]] = []
+    run_id: Literal["tracing", "argument"] = "tracing"
+
+
+class UpstreamCredential(Body):
+    header: HeaderName
+    value: Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_credential_value)]
+
+
+class ToolBody(Body):
+    """A tool to create or replace. Secrets left out keep what is stored; `upstream_credential: null` removes it."""
+
+    name: ToolName
+    scope_id: ScopeId = "global"
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    auth: Annotated[ToolAuth | None, BeforeValidator(_not_null)] = None
+    timeout_ms: Annotated[int, Field(ge=250, le=120_000)] | None = None
+    max_retries: Annotated[int, Field(ge=0, le=10)] | None = None
+    enabled: bool | None = None
+    description: Annotated[str, StringConstraints(max_length=512)] | None = None
+    methods: Annotated[list[Method], Field(min_length=1)] | None = None
+    subpaths: bool = False
+    dedup: Dedup = Dedup()
+    on_ambiguous: Literal["retry", "hold"] = "retry"
+    read_only: bool = False
+    risk: Literal["low", "medium", "high"] = "low"
+    upstream_credential: UpstreamCredential | None = None
+    replay_max_bytes: Annotated[int, Field(ge=0, le=1_048_576)] | None = None
+    reconcile_url: Annotated[None, BeforeValidator(_unsupported("reconcile_url"))] = None
+    on_governance_failure: Annotated[None, BeforeValidator(_unsupported("on_governance_failure"))] = None
+
+
+class ToggleBody(Body):
+    enabled: bool
+
+
+class ScopeQuery(Query):
+    scope_id: ScopeId | None = None
+
+
+class PricingRule(Body):
+    tool: ToolGlob
+    price_usd: PriceUsd
+
+
+class PolicyBody(Body):
+    """What an agent may do. Null is the same as absent, as the stock client has it."""
+
+    agent_id: AgentId | None = None
+    allowed_tools: list[ToolGlob] | None = None
+    blocked_tools: list[ToolGlob] | None = None
+    max_actions_per_hour: Count | None = None
+    max_spend_usd_per_day: DayUsd | None = None
+    max_calls_per_tool: Annotated[dict[ToolGlob, Count], BeforeValidator(_for_every_tool)] | None = None
+    pricing_rules: list[PricingRule] | None = None
+    on_anomaly: Literal["alert", "disable"] | None = None
+
+
+class ReasonBody(Body):
+    reason: Reason = ""
+
+
+class LimitQuery(Query):
+    limit: Limit = 100
+
+
+class PeriodQuery(Query):
+    period: Literal["hour", "day", "week"] = "day"
+
+
+class KeyBody(Body):
+    role: Literal["agent", "viewer", "operator", "admin"]
+    agent_id: AgentId | None = None
+    label: Annotated[str, StringConstraints(max_length=128)] = ""
+
+
+class AgentQuery(Query):
+    agent_id: AgentId | None = None
+
+
+class CallsQuery(LimitQuery):
+    agent_id: AgentId | None = None
+    state: Literal["in_flight", "expired", "unknown", "succeeded", "open"] | None = None
+
+
+class ResolveBody(Body):
+    outcome: Literal["succeeded", "not_sent"]
+    note: Reason = ""
+    agent_id: AgentId | None = None
+
+
+class EventsQuery(LimitQuery):
+    agent_id: AgentId
+    after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
+
+
+class SwitchBody(Body):
+    pulled: bool
+    reason: Reason = ""

@@ -1,0 +1,54 @@
+"""What the REST API stands on: the engine's admin services over the sidecar's channel."""
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from grpc import aio
+
+from interlock.governance.v1 import admin_pb2_grpc as rpc
+from interlock.proxy.destinations import Destinations
+
+if TYPE_CHECKING:  # these types exist in the generated stubs only
+    from interlock.governance.v1.admin_pb2_grpc import (
+        AgentsAsyncStub,
+        AuditAsyncStub,
+        CallsAsyncStub,
+        KeysAsyncStub,
+        PoliciesAsyncStub,
+        SwitchesAsyncStub,
+        ToolsAsyncStub,
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class Api:
+    """The admin services, where tools may live, how much of a body is read and how long an RPC may take."""
+
+    tools: "ToolsAsyncStub"
+    policies: "PoliciesAsyncStub"
+    agents: "AgentsAsyncStub"
+    switches: "SwitchesAsyncStub"
+    keys: "KeysAsyncStub"
+    calls: "CallsAsyncStub"
+    audit: "AuditAsyncStub"
+    destinations: Destinations
+    max_body_bytes: int
+    timeout_s: float
+
+    @classmethod
+    def over(
+        cls, channel: aio.Channel, destinations: Destinations, *, max_body_bytes: int, timeout_s: float = 5.0
+    ) -> Self:
+        """The API over a channel to the engine, remote or in this process."""
+        return cls(
+            tools=rpc.ToolsStub(channel),
+            policies=rpc.PoliciesStub(channel),
+            agents=rpc.AgentsStub(channel),
+            switches=rpc.SwitchesStub(channel),
+            keys=rpc.KeysStub(channel),
+            calls=rpc.CallsStub(channel),
+            audit=rpc.AuditStub(channel),
+            destinations=destinations,
+            max_body_bytes=max_body_bytes,
+            timeout_s=timeout_s,
+        )

@@ -1,0 +1,50 @@
+"""The routes of the REST API. Handlers translate between JSON and protobuf; the engine authenticates and judges."""
+
+from collections.abc import Awaitable, Callable
+from functools import partial
+
+from aiohttp import web
+
+from interlock.proxy.api import agents, audit, calls, keys, policies, switches, tools
+from interlock.proxy.api.port import Api
+from interlock.proxy.api.visit import Visit, bearer
+
+__all__ = ["Api", "routes"]
+
+Answering = Callable[[Visit], Awaitable[object]]
+"""Answers a visit with a JSON value; raises InterlockError or AioRpcError."""
+
+TABLE: tuple[tuple[str, str, Answering], ...] = (
+    ("POST", "/v1/tools", tools.put),
+    ("GET", "/v1/tools", tools.show_all),
+    ("GET", "/v1/tools/{name}", tools.show),
+    ("DELETE", "/v1/tools/{name}", tools.delete),
+    ("POST", "/v1/tools/{name}/toggle", tools.toggle),
+    ("GET", "/v1/policies", policies.show_all),
+    ("GET", "/v1/policies/{agent_id}", policies.show),
+    ("POST", "/v1/policies/{agent_id}", policies.put),
+    ("GET", "/v1/agents/{agent_id}", agents.show),
+    ("POST", "/v1/agents/{agent_id}/disable", agents.disable),
+    ("POST", "/v1/agents/{agent_id}/enable", agents.enable),
+    ("GET", "/v1/agents/{agent_id}/logs", agents.logs),
+    ("GET", "/v1/agents/{agent_id}/metrics", agents.metrics),
+    # Ours, beside the contract.
+    ("POST", "/v1/keys", keys.create),
+    ("GET", "/v1/keys", keys.show_all),
+    ("DELETE", "/v1/keys/{key_id}", keys.revoke),
+    ("GET", "/v1/calls", calls.show_all),
+    ("GET", "/v1/calls/{call_id}", calls.show),
+    ("POST", "/v1/calls/{call_id}/resolve", calls.resolve),
+    ("GET", "/v1/audit", audit.show_all),
+    ("GET", "/v1/switches", switches.show_all),
+    ("POST", "/v1/switches/{scope}", switches.throw),
+)
+
+
+def routes(api: Api) -> list[web.RouteDef]:
+    """What the agent-facing listener serves under `/v1`, `/v1/ai/run` excepted. Needs the middleware `v1_errors`."""
+    return [web.route(method, path, partial(_answer, api, answering)) for method, path, answering in TABLE]
+
+
+async def _answer(api: Api, answering: Answering, request: web.Request) -> web.Response:
+    return web.json_response(await answering(Visit(api, request, bearer(request))))

@@ -1,0 +1,27 @@
+"""`/v1/switches`: the kill switches above the agents."""
+
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.proxy.api.models import SWITCH_SCOPE, SwitchBody
+from interlock.proxy.api.times import rfc3339
+from interlock.proxy.api.visit import Visit
+
+
+async def show_all(visit: Visit) -> object:
+    switches = await visit.ask(visit.api.switches.ListSwitches, pb.ListSwitchesRequest())
+    return [switch_json(switch) for switch in switches.switches]
+
+
+async def throw(visit: Visit) -> object:
+    body = await visit.body(SwitchBody)
+    asked = pb.SetSwitchRequest(scope=visit.path("scope", SWITCH_SCOPE), pulled=body.pulled, reason=body.reason)
+    return switch_json(await visit.ask(visit.api.switches.SetSwitch, asked))
+
+
+def switch_json(switch: pb.SwitchStatus) -> dict[str, object]:
+    """A switch as it stands; pulled, nothing goes through."""
+    return {
+        "scope": switch.scope,
+        "pulled": switch.pulled,
+        "reason": switch.reason or None,
+        "changed_at": rfc3339(switch.changed_at_ms),
+    }

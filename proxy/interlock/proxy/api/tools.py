@@ -1,0 +1,122 @@
+"""`/v1/tools`: the registry of what agents may call."""
+
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import governance_pb2 as governance
+from interlock.proxy.api.models import TOOL_NAME, ScopeQuery, ToggleBody, ToolBody
+from interlock.proxy.api.times import rfc3339
+from interlock.proxy.api.visit import Visit
+
+DEDUP = {
+    "derived": governance.DEDUP_MODE_DERIVED,
+    "header": governance.DEDUP_MODE_HEADER,
+    "off": governance.DEDUP_MODE_OFF,
+}
+ON_AMBIGUOUS = {
+    "retry": governance.ON_AMBIGUOUS_RETRY,
+    "hold": governance.ON_AMBIGUOUS_HOLD,
+}
+DEDUP_NAMES = {mode: name for name, mode in DEDUP.items()}
+
+
+async def put(visit: Visit) -> object:
+    body = await visit.body(ToolBody)
+    visit.api.destinations.check_url(body.url)
+    return tool_json(await visit.ask(visit.api.tools.PutTool, put_request(body)))
+
+
+async def show_all(visit: Visit) -> object:
+    asked = pb.ListToolsRequest(scope_id=visit.query(ScopeQuery).scope_id or "")
+    return [tool_json(tool) for tool in (await visit.ask(visit.api.tools.ListTools, asked)).tools]
+
+
+async def show(visit: Visit) -> object:
+    return tool_json(await visit.ask(visit.api.tools.GetTool, _ref(visit)))
+
+
+async def delete(visit: Visit) -> object:
+    await visit.ask(visit.api.tools.DeleteTool, _ref(visit))
+    return {"ok": True, "deleted": True}
+
+
+async def toggle(visit: Visit) -> object:
+    enabled = (await visit.body(ToggleBody)).enabled
+    asked = pb.ToggleToolRequest(ref=_ref(visit), enabled=enabled)
+    return tool_json(await visit.ask(visit.api.tools.ToggleTool, asked))
+
+
+def put_request(body: ToolBody) -> pb.PutToolRequest:
+    """A validated body as the engine takes it. What the body leaves out stays out: the engine has the defaults."""
+    request = pb.PutToolRequest(
+        tool=_tool(body),
+        secret=body.auth.secret.get_secret_value() if body.auth else None,
+        secret_grace_s=body.auth.grace_s if body.auth else None,
+    )
+    if body.upstream_credential is not None:
+        request.upstream_credential.header = body.upstream_credential.header
+        request.upstream_credential.value = body.upstream_credential.value.get_secret_value()
+    elif "upstream_credential" in body.model_fields_set:
+        request.upstream_credential.SetInParent()  # present, without a header: removes the stored one
+    return request
+
+
+def tool_json(tool: pb.Tool) -> dict[str, object]:
+    """A tool as the contract shows it: whether there is a secret, never which."""
+    return {
+        "name": tool.name,
+        "scope_id": tool.scope_id,
+        "url": tool.url,
+        "timeout_ms": tool.timeout_ms,
+        "max_retries": tool.max_retries,
+        "enabled": tool.enabled,
+        "description": tool.description,
+        "methods": list(tool.methods),
+        "subpaths": tool.subpaths,
+        "dedup": _dedup_json(tool),
+        "on_ambiguous": "hold" if tool.on_ambiguous == governance.ON_AMBIGUOUS_HOLD else "retry",
+        "read_only": tool.read_only,
+        "risk": tool.risk,
+        "replay_max_bytes": tool.replay_max_bytes,
+        "has_secret": tool.has_secret,
+        "secret_id": tool.secret_id or None,
+        "secret_mask": tool.secret_mask or None,
+        "upstream_credential": {"header": tool.upstream_header} if tool.upstream_header else None,
+        "revision": tool.revision,
+        "updated_at": rfc3339(tool.updated_at_ms),
+    }
+
+
+def _tool(body: ToolBody) -> pb.Tool:
+    return pb.Tool(
+        name=body.name,
+        scope_id=body.scope_id,
+        url=body.url,
+        timeout_ms=body.timeout_ms,
+        max_retries=body.max_retries,
+        enabled=body.enabled,
+        description=body.description or "",
+        methods=body.methods,
+        subpaths=body.subpaths,
+        dedup_mode=DEDUP[body.dedup.mode] if body.dedup.mode else governance.DEDUP_MODE_UNSPECIFIED,
+        dedup_ttl_s=body.dedup.ttl_s,
+        dedup_ignore=body.dedup.ignore,
+        dedup_run_id=body.dedup.run_id == "argument",
+        on_ambiguous=ON_AMBIGUOUS[body.on_ambiguous],
+        read_only=body.read_only,
+        risk=body.risk,
+        replay_max_bytes=body.replay_max_bytes,
+    )
+
+
+def _dedup_json(tool: pb.Tool) -> dict[str, object]:
+    """Without a `mode` where the method of a call decides."""
+    mode = {"mode": DEDUP_NAMES[tool.dedup_mode]} if tool.dedup_mode in DEDUP_NAMES else {}
+    return {
+        **mode,
+        "ttl_s": tool.dedup_ttl_s,
+        "ignore": list(tool.dedup_ignore),
+        "run_id": "argument" if tool.dedup_run_id else "tracing",
+    }
+
+
+def _ref(visit: Visit) -> pb.ToolRef:
+    return pb.ToolRef(name=visit.path("name", TOOL_NAME), scope_id=visit.query(ScopeQuery).scope_id or "")

@@ -1,0 +1,104 @@
+"""One request to the REST API, as its handler sees it: what it brings, and the engine to ask."""
+
+import re
+from dataclasses import dataclass
+from decimal import Decimal
+from typing import TypeVar
+
+from aiohttp import web
+from grpc.aio import UnaryUnaryMultiCallable
+from pydantic import BaseModel, TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+
+from interlock.governance.errors import UnauthenticatedError
+from interlock.proxy import strict_json
+from interlock.proxy.api.errors import BodyTooLargeError, InvalidFieldsError, MissingKeyError, Problem
+from interlock.proxy.api.money import exact
+from interlock.proxy.api.port import Api
+
+Model = TypeVar("Model", bound=BaseModel)
+Question = TypeVar("Question")
+Answer = TypeVar("Answer")
+
+MASK = "**********"
+SECRETS = frozenset({"auth", "upstream_credential"})
+"""Fields of bodies from which nothing is repeated."""
+_BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
+_KEY = re.compile(r"[\x21-\x7e]{1,512}")
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """A request with the bearer key it came with. The engine judges the key; here it is only handed on."""
+
+    api: Api
+    request: web.Request
+    credential: str
+
+    async def ask(self, rpc: UnaryUnaryMultiCallable[Question, Answer], question: Question) -> Answer:
+        """Asks the engine in the caller's name. Raises AioRpcError, which `v1_errors` translates."""
+        metadata = (("authorization", f"Bearer {self.credential}"),)
+        return await rpc(question, metadata=metadata, timeout=self.api.timeout_s)
+
+    async def body(self, model: type[Model]) -> Model:
+        """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError."""
+        raw = await self._read()
+        try:
+            return model.model_validate(strict_json.parse(raw, parse_float=exact) if raw else {})
+        except ValidationError as error:
+            raise _invalid(error, "body") from None
+
+    def query(self, model: type[Model]) -> Model:
+        """The query, validated. Raises InvalidFieldsError, also for parameters that are unknown."""
+        try:
+            return model.model_validate(dict(self.request.query))
+        except ValidationError as error:
+            raise _invalid(error, "query") from None
+
+    def path(self, name: str, kind: TypeAdapter[str]) -> str:
+        """A segment of the path, validated. Raises InvalidFieldsError."""
+        try:
+            return kind.validate_python(self.request.match_info[name])
+        except ValidationError as error:
+            raise _invalid(error, "path", name) from None
+
+    async def _read(self) -> bytes:
+        limit = self.api.max_body_bytes
+        if (self.request.content_length or 0) > limit:
+            raise BodyTooLargeError(limit)
+        raw = bytearray()
+        async for piece in self.request.content.iter_any():
+            raw += piece
+            if len(raw) > limit:
+                raise BodyTooLargeError(limit)
+        return bytes(raw)
+
+
+def bearer(request: web.Request) -> str:
+    """The bearer key of a request (RFC 6750, 2.1). Raises UnauthenticatedError: none came, or what came is no key."""
+    found = _BEARER.fullmatch(request.headers.get("Authorization", "").strip())
+    if found is None:
+        raise MissingKeyError
+    if not _KEY.fullmatch(found[1]):
+        raise UnauthenticatedError("invalid_key", "Invalid API key")
+    return found[1]
+
+
+def _invalid(error: ValidationError, *place: str) -> InvalidFieldsError:
+    """Pydantic's findings with their place in the request. Raise it `from None`: the cause's text holds the values."""
+    return InvalidFieldsError(
+        [
+            Problem(found["type"], (*place, *found["loc"]), found["msg"], _shown(found))
+            for found in error.errors(include_url=False, include_context=False)
+        ]
+    )
+
+
+def _shown(found: ErrorDetails) -> object:
+    """The offending value as an answer may repeat it: no secret, nothing of unknown meaning, no whole objects."""
+    if SECRETS.intersection(found["loc"]) or found["type"] == "extra_forbidden":
+        return MASK
+    value = found["input"]
+    if isinstance(value, Decimal):
+        return str(value)
+    return None if isinstance(value, dict | list) else value

@@ -1,0 +1,95 @@
+"""What Prometheus sees of one process: https://prometheus.io/docs/practices/naming/.
+
+Times are seconds, every name starts with `interlock_`. Labels are bounded: verdicts, reasons and methods are ours, and
+`tool` is the name of a registered tool, or empty where none was resolved. Agents come without bound, so `agent` stays
+empty unless the process is told otherwise.
+"""
+
+import platform
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client.exposition import choose_encoder
+
+# 100 µs to 60 s: what Interlock adds is a fraction of a millisecond, what a tool takes may be a minute.
+SECONDS = (
+    *(0.0001, 0.00025, 0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1),
+    *(0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 15.0, 30.0, 60.0),
+)
+
+
+class Metrics:
+    """The figures of one process, in a registry of their own. One method an event."""
+
+    def __init__(self, *, label_agents: bool = False) -> None:
+        """`label_agents` gives every agent its own series of decisions: only where agents are few."""
+        self._label_agents = label_agents
+        self._registry = registry = CollectorRegistry()
+        self._decisions = Counter(
+            "interlock_decisions_total",
+            "Decisions on calls.",
+            ["verdict", "reason", "tool", "agent"],
+            registry=registry,
+        )
+        self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
+        self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
+        self._in_flight = Gauge("interlock_calls_in_flight", "Calls being handled.", ["tool"], registry=registry)
+        self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
+        self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
+        self._settle_failures = Counter(
+            "interlock_settle_failures_total",
+            "Settlements the engine did not acknowledge.",
+            ["reason"],
+            registry=registry,
+        )
+        self._spool = Gauge("interlock_spool_depth", "Settlements waiting on disk to be delivered.", registry=registry)
+        Info("interlock_build", "The program that runs.", registry=registry).info(
+            {"version": version("interlock"), "python": platform.python_version()}
+        )
+
+    def decided(self, verdict: str, reason: str, tool: str, agent: str = "") -> None:
+        """A call was judged, by the engine or, as `error`, by the sidecar itself."""
+        self._decisions.labels(verdict, reason, tool, agent if self._label_agents else "").inc()
+
+    def finished(self, tool: str, added_s: float, upstream_s: float) -> None:
+        """A call is over. `upstream_s` is 0 if nothing was sent, and then not counted as time at the tool."""
+        self._added.labels(tool).observe(added_s)
+        if upstream_s > 0:
+            self._upstream.labels(tool).observe(upstream_s)
+
+    @contextmanager
+    def in_flight(self, tool: str) -> Iterator[None]:
+        """Counts a call as in flight while the context is open."""
+        gauge = self._in_flight.labels(tool)
+        gauge.inc()
+        try:
+            yield
+        finally:
+            gauge.dec()
+
+    def engine_call(self, method: str, seconds: float) -> None:
+        """An RPC to the engine came back, well or not."""
+        self._engine.labels(method).observe(seconds)
+
+    def redis_call(self, operation: str, seconds: float) -> None:
+        """A call to Redis came back, well or not."""
+        self._redis.labels(operation).observe(seconds)
+
+    def settle_failed(self, reason: str) -> None:
+        """A settlement was not acknowledged and went to the spool."""
+        self._settle_failures.labels(reason).inc()
+
+    def spool_depth(self, settlements: int) -> None:
+        """So many settlements wait in the spool."""
+        self._spool.set(settlements)
+
+    def exposition(self, accept: str) -> tuple[bytes, str]:
+        """The figures and their content type, in the text format that an `Accept` header asks for."""
+        encode, content_type = choose_encoder(accept)
+        return encode(self._registry), content_type
+
+
+def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Histogram:
+    return Histogram(name, documentation, [label], buckets=SECONDS, registry=registry)
