@@ -1,0 +1,80 @@
+"""What makes two calls the same call: a digest over everything that reaches the tool and could change what it does."""
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from hashlib import sha256
+
+import rfc8785
+
+from interlock.proxy import strict_json
+
+_INEXACT = object()
+
+
+@dataclass(frozen=True, slots=True)
+class Fingerprint:
+    """SHA-256 digests of the whole call, from which a key is derived, and of its arguments alone, for the audit."""
+
+    call: bytes
+    arguments: bytes
+
+
+def fingerprint(
+    *,
+    tool: str,
+    method: str,
+    path: str,
+    query: str,
+    content_type: str,
+    body: bytes,
+    ignore: Sequence[str] = (),
+    run_id_is_argument: bool = True,
+) -> Fingerprint:
+    """The fingerprint of a call. `path` and `query` are raw, as they go on the wire; nothing is folded or normalised.
+
+    A JSON body counts as its RFC 8785 canonical form, so the order of keys, white space and spelling (1.0 for 1,
+    an escape for a letter) make no difference. The top-level fields in `ignore` are left out of it, and `run_id` unless
+    it is an argument. Where a number that remains would lose digits as a double (RFC 8785 knows doubles only), and for
+    every other content type, the body counts byte for byte: then the ignored fields count as well, and a retry is
+    recognised only if it repeats them.
+
+    Errors: `invalid_json` for a body that says it is JSON and is not.
+    """
+    ignored = {*ignore} if run_id_is_argument else {*ignore, "run_id"}
+    canonical = _canonical(body, ignored) if body and _is_json(content_type) else None
+    arguments = sha256(body if canonical is None else canonical).digest()
+    form = "raw" if canonical is None else "json"
+    call = sha256(b"".join(map(_field, (tool, method, path, query, content_type, form))) + arguments)
+    return Fingerprint(call=call.digest(), arguments=arguments)
+
+
+def _field(value: str) -> bytes:
+    """A field behind its length, so that no two lists of fields make the same bytes."""
+    raw = value.encode("utf-8", "surrogatepass")  # keeps what a raw path holds of bytes that are not UTF-8
+    return len(raw).to_bytes(8, "big") + raw
+
+
+def _is_json(content_type: str) -> bool:
+    media_type = content_type.partition(";")[0].strip().lower()
+    return media_type == "application/json" or media_type.endswith("+json")
+
+
+def _canonical(body: bytes, ignored: Collection[str]) -> bytes | None:
+    """The body's canonical form, or None if a number in it has none."""
+    value = strict_json.parse(body, parse_float=_exact)
+    if isinstance(value, dict):
+        value = {name: member for name, member in value.items() if name not in ignored}
+    try:
+        return rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError:  # an int over 2^53, or what `_exact` marked
+        return None
+
+
+def _exact(literal: str) -> object:
+    """The double a literal stands for, or, where it would stand for another number, something rfc8785 refuses."""
+    value = strict_json.finite(literal)
+    try:
+        return value if Decimal(literal) == Decimal(repr(value)) else _INEXACT
+    except InvalidOperation:  # an exponent so small that even Decimal has no room for it
+        return _INEXACT
