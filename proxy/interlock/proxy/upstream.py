@@ -1,0 +1,157 @@
+"""The way out: one request to a tool, sent exactly as given and at most once.
+
+All that knows the HTTP client is in this file. No redirect is followed, nothing is decompressed, remembered or sent
+again; the pieces of an answer are passed on as they arrive.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from io import BytesIO
+from types import SimpleNamespace
+
+import aiohttp
+from aiohttp.http import HttpProcessingError
+from yarl import URL
+
+from interlock.governance.errors import InterlockError, InvalidRequestError, Kind
+from interlock.proxy.destinations import DestinationRefusedError, Destinations
+
+KiB = 1024
+
+_MAX_FIELD_BYTES = 32 * KiB
+# Shorter than the 5 s after which Node and uvicorn hang up: a request must not cross with the end of its connection.
+_KEEP_ALIVE_S = 4.0
+_NOT_ADDED = ("User-Agent", "Accept", "Accept-Encoding", "Content-Type")
+_FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError)  # a time-out is an OSError
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamRequest:
+    """What to send; Host and Content-Length are added. `timeout_s` bounds the wait for the head, then for each piece."""
+
+    method: str
+    url: str
+    headers: Sequence[tuple[str, str]]
+    body: bytes
+    timeout_s: float
+
+
+class UpstreamError(InterlockError):
+    """There is no answer, or no whole one. `sent` is False only if certainly no byte of the request left.
+
+    Reasons: `destination_refused`, `upstream_unreachable`, `upstream_timeout`, `upstream_reset`, `upstream_invalid`.
+    """
+
+    kind = Kind.UNAVAILABLE
+
+    def __init__(self, reason: str, message: str, *, sent: bool) -> None:
+        super().__init__(reason, message)
+        self.sent = sent
+
+
+class UpstreamAnswer:
+    """The head of a tool's answer, and its body yet to be read. `content_length` is as stated, also if none follows."""
+
+    def __init__(self, response: aiohttp.ClientResponse) -> None:
+        self._response = response
+        self.status = response.status
+        self.headers = [(_text(name), _text(value)) for name, value in response.raw_headers]
+        self.content_length = response.content_length
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """The body in the pieces it comes in. Errors: UpstreamError."""
+        try:
+            async for chunk in self._response.content.iter_any():
+                yield chunk
+        except _FAILURES as error:
+            raise _failure(error, sent=True) from error
+
+
+class Upstream:
+    """The connections to all tools. To be started and closed in the loop it is used in."""
+
+    def __init__(self, destinations: Destinations) -> None:
+        self._destinations = destinations
+        self._session: aiohttp.ClientSession
+
+    async def start(self) -> None:
+        trace = aiohttp.TraceConfig()
+        trace.on_request_headers_sent.append(_mark_sent)
+        self._session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(
+                resolver=self._destinations.resolver(), limit=0, keepalive_timeout=_KEEP_ALIVE_S
+            ),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            skip_auto_headers=_NOT_ADDED,
+            auto_decompress=False,
+            max_line_size=_MAX_FIELD_BYTES,
+            max_field_size=_MAX_FIELD_BYTES,
+            trace_configs=[trace],
+        )
+        # Else aiohttp sends a GET, PUT or DELETE once more when a kept connection turns out to be dead.
+        self._session._retry_connection = False  # noqa: SLF001 - it has no public switch; a test holds it
+
+    async def close(self) -> None:
+        await self._session.close()
+
+    @asynccontextmanager
+    async def send(self, request: UpstreamRequest) -> AsyncIterator[UpstreamAnswer]:
+        """Sends a request and gives its answer once the head is there. Errors: UpstreamError.
+
+        Leaving, or being cancelled, before the body is read to its end closes the connection.
+        """
+        progress = SimpleNamespace(sent=False)
+        try:
+            response = await self._request(request, progress)
+        except InvalidRequestError as error:
+            raise UpstreamError(error.reason, error.message, sent=False) from error
+        except _FAILURES as error:
+            raise _failure(error, sent=progress.sent) from error
+        except ValueError as error:  # refused while the head was being put together
+            raise UpstreamError("upstream_invalid", "the request cannot be put into HTTP", sent=False) from error
+        try:
+            yield UpstreamAnswer(response)
+        finally:
+            response.close()
+
+    async def _request(self, request: UpstreamRequest, progress: SimpleNamespace) -> aiohttp.ClientResponse:
+        self._destinations.check_url(request.url)  # addresses never come to the resolver
+        async with asyncio.timeout(request.timeout_s):
+            return await self._session.request(
+                request.method,
+                URL(request.url, encoded=True),
+                headers=request.headers,
+                data=BytesIO(request.body) if request.body else None,
+                allow_redirects=False,
+                timeout=aiohttp.ClientTimeout(total=None, sock_read=request.timeout_s),
+                trace_request_ctx=progress,
+            )
+
+
+async def _mark_sent(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
+) -> None:
+    context.trace_request_ctx.sent = True
+
+
+def _failure(error: Exception, *, sent: bool) -> UpstreamError:
+    """What a failure of the client means. As long as nothing is sent, all but a refusal comes to the same."""
+    if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, DestinationRefusedError):
+        return UpstreamError("destination_refused", str(error.os_error), sent=False)
+    if not sent:
+        return UpstreamError("upstream_unreachable", "the tool cannot be reached", sent=False)
+    if isinstance(error, TimeoutError):
+        return UpstreamError("upstream_timeout", "the tool did not answer in time", sent=True)
+    if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):
+        return UpstreamError("upstream_invalid", "the tool's answer is not HTTP", sent=True)
+    return UpstreamError("upstream_reset", "the tool broke off before its answer was whole", sent=True)
+
+
+def _text(raw: bytes) -> str:
+    """A header field's text: UTF-8 as most write it, else ISO-8859-1 as it was once defined (RFC 9110 5.5)."""
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw.decode("iso-8859-1")
