@@ -1,0 +1,97 @@
+"""`interlock policies`: what each agent may do."""
+
+from collections.abc import Callable, Sequence
+from decimal import Decimal, InvalidOperation
+from typing import Annotated, TypeVar
+
+import typer
+
+from interlock.cli.client import EXIT_CODES, connected
+from interlock.cli.documents import FromFile, document, given
+from interlock.cli.output import AsJson, show_fields, show_json, show_rows
+
+app = typer.Typer(help="Show and set what agents may do.", epilog=EXIT_CODES, no_args_is_help=True)
+
+COLUMNS = (
+    *("agent_id", "allowed_tools", "blocked_tools", "max_actions_per_hour"),
+    *("max_spend_usd_per_day", "max_calls_per_tool", "pricing_rules"),
+)
+
+Agent = Annotated[str, typer.Argument(help="The agent's id.")]
+Tools = list[str] | None
+Number = TypeVar("Number")
+
+
+@app.command("list")
+def list_policies(as_json: AsJson = False) -> None:
+    """List policies."""
+    with connected() as api:
+        held = api.get("policies")
+    rows = held if as_json else [{"agent_id": agent["agent_id"], **agent["policy"]} for agent in held]
+    show_rows(rows, COLUMNS, as_json=as_json)
+
+
+@app.command()
+def show(agent: Agent, as_json: AsJson = False) -> None:
+    """Show an agent's policy."""
+    with connected() as api:
+        _show(api.get("policies", agent), as_json=as_json)
+
+
+@app.command()
+def put(
+    agent: Agent,
+    *,
+    file: FromFile = None,
+    allow: Annotated[Tools, typer.Option(help="A tool (or * glob) that is allowed, and no other; repeatable.")] = None,
+    block: Annotated[Tools, typer.Option(help="A tool (or * glob) that is blocked; repeatable.")] = None,
+    max_actions_per_hour: Annotated[int | None, typer.Option(help="In any rolling hour.")] = None,
+    max_spend_usd_per_day: Annotated[str | None, typer.Option(help="In the UTC day, as in 12.50.")] = None,
+    max_calls: Annotated[Tools, typer.Option(help="TOOL=N in the UTC day; repeatable.")] = None,
+    price: Annotated[Tools, typer.Option(help="TOOL=USD for one call; repeatable.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create or replace an agent's policy, from a file, from flags, or from a file with flags over it."""
+    flags = given(
+        allowed_tools=allow,
+        blocked_tools=block,
+        max_actions_per_hour=max_actions_per_hour,
+        max_spend_usd_per_day=None if max_spend_usd_per_day is None else usd(max_spend_usd_per_day),
+        max_calls_per_tool=dict(pairs(max_calls, int)) if max_calls else None,
+        pricing_rules=[{"tool": tool, "price_usd": cost} for tool, cost in pairs(price or (), usd)],
+    )
+    with connected() as api:
+        _show(api.post("policies", agent, body={**document(file), **flags}), as_json=as_json)
+
+
+def pairs(given: Sequence[str], number: Callable[[str], Number]) -> list[tuple[str, Number]]:
+    """`TOOL=NUMBER` as pairs. A tool's name holds no `=`. Raises BadParameter."""
+    found = []
+    for pair in given:
+        tool, sign, written = pair.partition("=")
+        try:
+            found.append((tool, number(written)))
+        except ValueError as error:
+            raise typer.BadParameter(f"{pair} is not TOOL=NUMBER") from error
+        if not (tool and sign):
+            raise typer.BadParameter(f"{pair} is not TOOL=NUMBER")
+    return found
+
+
+def usd(written: str) -> float:
+    """US dollars as a JSON number. Raises BadParameter for no amount, or one of more digits than a double keeps."""
+    try:
+        amount = Decimal(written)
+    except InvalidOperation as error:
+        raise typer.BadParameter(f"{written} is no amount in US dollars") from error
+    if not amount.is_finite() or Decimal(repr(float(amount))) != amount:
+        raise typer.BadParameter(f"{written} is no amount in US dollars")
+    return float(amount)
+
+
+def _show(held: dict[str, object], *, as_json: bool) -> None:
+    if as_json:
+        show_json(held)
+        return
+    policy = held["policy"]
+    show_fields({"agent_id": held["agent_id"], **(policy if isinstance(policy, dict) else {})})
