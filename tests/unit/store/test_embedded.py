@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as RedisConnectionError
-from tests.redis_server import CARRIED, PROGRAMS
 
 from interlock.store import embedded
 from interlock.store.embedded import EmbeddedRedis, EmbeddedRedisError, Server, find_server
+from tests.redis_server import CARRIED, PROGRAMS
 
 OWNER = """
 import asyncio, pathlib, sys
