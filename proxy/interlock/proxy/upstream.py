@@ -29,7 +29,7 @@ _FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError)  # a time-out is
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What to send; Host and Content-Length are added. `timeout_s` bounds the wait for the head, then for each piece."""
+    """What to send; Host and Content-Length are added. `timeout_s` bounds the wait for the head, then each piece."""
 
     method: str
     url: str
