@@ -73,7 +73,7 @@ def _standard_webhooks(out: Outgoing, keys: Sequence[bytes], now: int) -> list[t
 
 
 def _rfc9421(out: Outgoing, keys: Sequence[bytes], secret_id: str, now: int) -> list[tuple[str, str]]:
-    """RFC 9421 with `hmac-sha256`, one label a secret; the body is covered by its RFC 9530 Content-Digest."""
+    """RFC 9421 with `hmac-sha256`, one label and tag a secret; the body is covered by its RFC 9530 Content-Digest."""
     content_digest = f"sha-256=:{_base64(sha256(out.body).digest())}:"
     components = {
         "@method": out.method,
@@ -88,7 +88,8 @@ def _rfc9421(out: Outgoing, keys: Sequence[bytes], secret_id: str, now: int) -> 
     covered = " ".join(f'"{name}"' for name in components)
     inputs, signatures = [], []
     for number, key in enumerate(keys):
-        params = f'({covered});created={now};keyid="{secret_id}{_rank(number)}";alg="hmac-sha256"'
+        rank = _rank(number)
+        params = f'({covered});created={now};keyid="{secret_id}{rank}";alg="hmac-sha256";tag="interlock{rank}"'
         base = f'{lines}"@signature-params": {params}'
         inputs.append(f"sig{number + 1}={params}")
         signatures.append(f"sig{number + 1}=:{_hmac(key, base.encode())}:")
@@ -100,7 +101,7 @@ def _rfc9421(out: Outgoing, keys: Sequence[bytes], secret_id: str, now: int) -> 
 
 
 def _rank(number: int) -> str:
-    """What tells the key id of a secret in rotation from the current one's: `-previous`, `-previous-2`, …"""
+    """What a secret in rotation adds to the current one's key id and tag: `-previous`, `-previous-2`, …"""
     return ("", "-previous")[number] if number < 2 else f"-previous-{number}"
 
 
