@@ -25,7 +25,9 @@ class EngineSettings(BaseModel):
     tls: TlsFiles | None = Field(None, description="TLS of the listener; without it only loopback is allowed")
     allow_plaintext: bool = Field(False, description="Listen without TLS on other addresses than loopback")
     sidecar_token: SecretStr | None = Field(
-        None, min_length=16, description="Shared with the sidecars: who shows it may authorize, settle and resolve tools"
+        None,
+        min_length=16,
+        description="Shared with the sidecars: who shows it may authorize, settle and resolve tools",
     )
     default_policy: Literal["allow", "deny"] = Field("deny", description="For agents without a policy of their own")
     allow_loopback_tools: bool = Field(False, description="Tools may be registered on loopback addresses")

@@ -1,7 +1,7 @@
 """The generated services without a network: servicers register with a LocalServer, stubs are made on its channel.
 
-`GovernanceStub(server.channel())` then calls the very servicer that a gRPC server would, so a sidecar with its engine in
-the same process has no second code path. Messages are passed as they are: neither side may change one it was given.
+`GovernanceStub(server.channel())` then calls the very servicer that a gRPC server would, so a sidecar with its engine
+in the same process has no second code path. Messages are passed as they are: neither side may change one it was given.
 """
 
 import asyncio

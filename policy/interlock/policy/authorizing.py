@@ -1,0 +1,221 @@
+"""Authorize: who calls what, what the rules say of it, and the ledger's word on the rest.
+
+The ledger is asked with rulings that rest on remembered policy and switches. If either has moved, what it says is not
+used: the policy is learned, or the decision withdrawn, and the call is judged again.
+"""
+
+import json
+from dataclasses import dataclass
+
+from interlock.governance.errors import InvalidRequestError, NotFoundError, UnavailableError
+from interlock.policy import access, credentials, rules
+from interlock.policy.knowledge import Knowledge, Standing
+from interlock.policy.model import (
+    ATTEMPT_ID,
+    CALL_ID,
+    MAX_SPEND_MICROS,
+    TOOL_NAME,
+    Decision,
+    Dedup,
+    Limits,
+    Ruling,
+    Scope,
+    Tool,
+    VersionedPolicy,
+)
+from interlock.policy.ports import Ledger, PolicyMoved, Reservation
+
+MAX_KEY_BYTES = 256
+MAX_RUN_ID_BYTES = 256
+DIGEST_BYTES = 32
+ROUNDS = 8
+"""How often a call is judged again before we say that its policy will not hold still."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """One call put to the engine, as the sidecar asked."""
+
+    attempt_id: str
+    credential: str
+    agent_id: str
+    tool: str
+    tool_revision: int
+    method: str
+    fingerprint: bytes
+    caller_key: str
+    args_digest: bytes
+    declared_micros: int
+    run_id: str
+    will_wait: bool
+    awaited_call_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicted:
+    """A decision with what the sidecar is told beside it."""
+
+    scope: Scope
+    decision: Decision
+    limits: Limits
+    matched_rule: str
+    risk: str
+
+
+@dataclass(frozen=True, slots=True)
+class ToolChanged:
+    """The sidecar resolved another revision of the tool; nothing was written."""
+
+    scope: Scope
+
+
+class Authorizer:
+    """Judges calls."""
+
+    def __init__(self, ledger: Ledger, knowledge: Knowledge, *, allow_without_policy: bool) -> None:
+        self._ledger = ledger
+        self._knowledge = knowledge
+        self._allow_without_policy = allow_without_policy
+
+    async def resolve(self, credential: str, agent_id: str, tool: str) -> tuple[Scope, Tool]:
+        """The agent a call would run as, and the tool it means. Errors: NotFoundError `tool_not_found`."""
+        standing = await self._knowledge.identify(credential)
+        scope = access.acting_agent(standing.identity, agent_id)
+        return scope, (await self._tool(standing, scope, tool))[1]
+
+    async def authorize(self, question: Question) -> Verdicted | ToolChanged:
+        check(question)
+        for _ in range(ROUNDS):
+            standing = await self._knowledge.identify(question.credential)
+            scope = access.acting_agent(standing.identity, question.agent_id)
+            verdict = await self._judge(question, standing, scope)
+            if verdict is not None:
+                return verdict
+        raise UnavailableError("governance_unavailable", "the policy changed faster than the call could be judged")
+
+    async def _judge(self, question: Question, standing: Standing, scope: Scope) -> Verdicted | ToolChanged | None:
+        """One round; None if what it rests on has moved."""
+        standing, tool = await self._tool(standing, scope, question.tool)
+        if tool.revision != question.tool_revision:
+            return ToolChanged(scope)
+        switch = rules.switches(standing.snapshot)
+        if (switch.reason or not tool.enabled) and await self._outdated(standing):
+            return None
+        await self._knowledge.see(scope)
+        policy = await self._knowledge.policy(scope)
+        ruling = rules.lists(tool, policy.policy, allow_without_policy=self._allow_without_policy)
+        limits = rules.limits(tool.name, policy.policy, question.declared_micros)
+        reservation = _reservation(question, standing, scope, tool, policy, switch, ruling, limits)
+        result = await self._ledger.authorize(reservation)
+        if isinstance(result, PolicyMoved):
+            self._knowledge.learn(scope, result.policy)
+            return None
+        decision = result.decision
+        if decision.basis != result.epochs:
+            await self._ledger.withdraw(scope, question.attempt_id, tool.name, decision)
+            await self._knowledge.refresh(scope.namespace)
+            return None
+        rule = matched_rule(decision.reason, switch, ruling, limits)
+        return Verdicted(scope, decision, limits, rule, tool.risk)
+
+    async def _tool(self, standing: Standing, scope: Scope, name: str) -> tuple[Standing, Tool]:
+        tool = standing.snapshot.tool_for(scope.agent_id, name) if TOOL_NAME.fullmatch(name) else None
+        if tool is None and TOOL_NAME.fullmatch(name):
+            snapshot = await self._knowledge.up_to_date(scope.namespace)
+            standing, tool = Standing(standing.identity, snapshot), snapshot.tool_for(scope.agent_id, name)
+        if tool is None:
+            raise NotFoundError("tool_not_found", "no tool of that name is registered")
+        return standing, tool
+
+    async def _outdated(self, standing: Standing) -> bool:
+        """Whether a refusal would rest on a switch that has been lifted since."""
+        epochs = standing.snapshot.epochs
+        return (await self._knowledge.up_to_date(standing.identity.namespace)).epochs != epochs
+
+
+def check(question: Question) -> None:
+    """Refuses what no sidecar of ours would ask. Errors: InvalidRequestError with the field's name."""
+    problems = {
+        "attempt_id": not ATTEMPT_ID.fullmatch(question.attempt_id),
+        "fingerprint": len(question.fingerprint) != DIGEST_BYTES,
+        "args_digest": len(question.args_digest) not in (0, DIGEST_BYTES),
+        "idempotency_key": len(question.caller_key.encode()) > MAX_KEY_BYTES,
+        "run_id": len(question.run_id.encode()) > MAX_RUN_ID_BYTES,
+        "method": not (question.method.isascii() and question.method.isalpha() and len(question.method) <= 16),
+        "declared_spend_micros": not 0 <= question.declared_micros <= MAX_SPEND_MICROS,
+        "awaited_call_id": bool(question.awaited_call_id) and not CALL_ID.fullmatch(question.awaited_call_id),
+    }
+    for name, wrong in problems.items():
+        if wrong:
+            raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
+
+
+def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits) -> str:
+    """The rule behind a refusal, in the words of the policy; empty if nothing was refused."""
+    by_reason = {
+        switch.reason: switch.matched_rule,
+        ruling.reason: ruling.matched_rule,
+        "agent_disabled": "switch: agent",
+        "max_actions_per_hour_exceeded": f"max_actions_per_hour: {limits.actions_per_hour}",
+        "max_calls_per_tool_exceeded": f"max_calls_per_tool: {limits.calls_of_tool}",
+        "max_spend_usd_per_day_exceeded": f"max_spend_usd_per_day: {limits.spend_micros_per_day / 1_000_000:g}",
+    }
+    return by_reason.get(reason, "")
+
+
+def _reservation(
+    question: Question,
+    standing: Standing,
+    scope: Scope,
+    tool: Tool,
+    policy: VersionedPolicy,
+    switch: Ruling,
+    ruling: Ruling,
+    limits: Limits,
+) -> Reservation:
+    mode = rules.dedup_mode(tool, question.method)
+    if mode is Dedup.HEADER and not question.caller_key:
+        raise InvalidRequestError("idempotency_key_required", "this tool needs an Idempotency-Key", field="key")
+    key = rules.key_of(
+        scope,
+        mode=mode,
+        caller_key=question.caller_key,
+        fingerprint=question.fingerprint,
+        attempt_id=question.attempt_id,
+    )
+    return Reservation(
+        scope=scope,
+        attempt_id=question.attempt_id,
+        call_id=credentials.new_id("call"),
+        key=key,
+        fingerprint=question.fingerprint.hex(),
+        tool=tool.name,
+        policy_version=policy.version,
+        switch_reason=switch.reason,
+        rule_reason=ruling.reason,
+        limits=limits,
+        lease_ms=rules.lease_ms(tool),
+        hold=tool.hold,
+        ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key),
+        will_wait=question.will_wait,
+        awaited_call_id=question.awaited_call_id,
+        basis=standing.snapshot.epochs,
+        facts=_facts(question, standing, tool, key, limits, switch, ruling),
+    )
+
+
+def _facts(
+    question: Question, standing: Standing, tool: Tool, key: str, limits: Limits, switch: Ruling, ruling: Ruling
+) -> str:
+    """What the audit keeps of a call beside the verdict: digests and names, never arguments or a caller's key."""
+    facts = {
+        "args_hash": question.args_digest.hex(),
+        "cost_micros": limits.cost_micros,
+        "key": key,
+        "key_id": standing.identity.key_id,
+        "matched_rule": switch.matched_rule or ruling.matched_rule,
+        "method": question.method,
+        "risk_level": tool.risk,
+        "run_id": question.run_id,
+    }
+    return json.dumps({name: value for name, value in facts.items() if value != ""}, separators=(",", ":"))

@@ -1,0 +1,124 @@
+"""The governance engine, put together: its services on any server, its health, its first key."""
+
+import asyncio
+import contextlib
+from typing import Any, Protocol
+
+import structlog
+from google.protobuf import descriptor
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1.health import aio as health
+
+from interlock.governance.errors import InterlockError
+from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, governance_pb2, governance_pb2_grpc
+from interlock.policy import credentials
+from interlock.policy.authorizing import Authorizer
+from interlock.policy.knowledge import Knowledge
+from interlock.policy.model import ApiKey, Identity, Role
+from interlock.policy.ports import Directory, Ledger
+from interlock.policy.secrets import load_keyring
+from interlock.policy.services.agents import AgentsService, SwitchesService
+from interlock.policy.services.calls import AuditService, CallsService
+from interlock.policy.services.governance import GovernanceService
+from interlock.policy.services.keys import KeysService
+from interlock.policy.services.policies import PoliciesService
+from interlock.policy.services.tools import ToolsService
+from interlock.policy.settings import EngineSettings
+from interlock.policy.waiting import Waits
+
+log = structlog.get_logger(__name__)
+
+DEFAULT_NAMESPACE = "default"
+HEALTH_INTERVAL_S = 0.5
+SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
+    *governance_pb2.DESCRIPTOR.services_by_name.values(),
+    *admin_pb2.DESCRIPTOR.services_by_name.values(),
+)
+
+
+class Store(Protocol):
+    """Both halves of the store."""
+
+    @property
+    def ledger(self) -> Ledger: ...
+
+    @property
+    def directory(self) -> Directory: ...
+
+
+class Engine:
+    """One engine. Any number of them may share a Redis."""
+
+    def __init__(self, store: Store, settings: EngineSettings) -> None:
+        self._directory = store.directory
+        self._knowledge = Knowledge(store.directory)
+        self._waits = Waits(store.ledger)
+        self._health = health.HealthServicer()
+        self._healthy: str | None = None
+        self._watch: asyncio.Task[None] | None = None
+        inline = settings.master_key.get_secret_value() if settings.master_key else None
+        self._keyring = load_keyring(inline, settings.master_key_file)
+        self._settings = settings
+        self._ledger = store.ledger
+
+    def register(self, server: Any) -> None:
+        """Adds every service, and gRPC health, to a grpc.aio server or a LocalServer."""
+        directory, ledger, knowledge = self._directory, self._ledger, self._knowledge
+        token = self._settings.sidecar_token.get_secret_value() if self._settings.sidecar_token else ""
+        authorizer = Authorizer(ledger, knowledge, allow_without_policy=self._settings.default_policy == "allow")
+        governance_pb2_grpc.add_GovernanceServicer_to_server(
+            GovernanceService(authorizer, ledger, knowledge, self._waits, self._keyring, token), server
+        )
+        tools = ToolsService(directory, knowledge, self._keyring, allow_loopback=self._settings.allow_loopback_tools)
+        admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
+        admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge), server)
+        admin_pb2_grpc.add_AgentsServicer_to_server(AgentsService(directory, ledger, knowledge), server)
+        admin_pb2_grpc.add_SwitchesServicer_to_server(SwitchesService(directory, knowledge), server)
+        admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
+        admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
+        admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge), server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
+
+    async def start(self) -> None:
+        """Begins to watch Redis; health says SERVING while it may be used."""
+        await self._look()
+        self._watch = asyncio.create_task(self._keep_looking())
+
+    async def drain(self) -> None:
+        """Health says NOT_SERVING from now on."""
+        await self._stop_watching()
+        await self._health.enter_graceful_shutdown()
+
+    async def close(self) -> None:
+        await self._stop_watching()
+        await self._waits.close()
+
+    async def bootstrap(self, key: str) -> bool:
+        """Creates the first admin key of the default namespace. False if that key existed before, revoked or not."""
+        identity = Identity(credentials.new_id("key"), DEFAULT_NAMESPACE, Role.ADMIN)
+        return await self._directory.create_key(credentials.address(key), ApiKey(identity, "bootstrap", 0))
+
+    async def _stop_watching(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._watch
+            self._watch = None
+
+    async def _keep_looking(self) -> None:
+        while True:
+            await asyncio.sleep(HEALTH_INTERVAL_S)
+            await self._look()
+
+    async def _look(self) -> None:
+        try:
+            problem = await self._directory.check()
+        except InterlockError as error:
+            problem = error.message
+        if problem == self._healthy:
+            return
+        self._healthy = problem
+        log.info("engine.health", serving=not problem, problem=problem)
+        status = health_pb2.HealthCheckResponse.NOT_SERVING if problem else health_pb2.HealthCheckResponse.SERVING
+        for service in ("", *(service.full_name for service in SERVICES)):
+            await self._health.set(service, status)

@@ -1,0 +1,113 @@
+"""What the engine remembers between calls: identities, snapshots and policies.
+
+Nothing here has to be fresh for a decision to be right: every decision carries the versions it rests on, and the ledger
+tells when one has moved. What is remembered for a namespace is forgotten together.
+"""
+
+from dataclasses import dataclass, field
+
+from interlock.governance.errors import UnauthenticatedError
+from interlock.policy import credentials
+from interlock.policy.model import Epochs, Identity, Scope, Snapshot, VersionedPolicy
+from interlock.policy.ports import Directory
+
+MAX_REMEMBERED = 50_000
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """Who asks, and the namespace as it was when they were still good: the two are always of one time."""
+
+    identity: Identity
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True, slots=True)
+class _Remembered:
+    snapshot: Snapshot
+    identities: dict[str, Identity] = field(default_factory=dict)
+
+
+class Knowledge:
+    """The directory, remembered."""
+
+    def __init__(self, directory: Directory) -> None:
+        self._directory = directory
+        self._namespaces: dict[str, _Remembered] = {}
+        self._homes: dict[str, str] = {}
+        self._policies: dict[Scope, VersionedPolicy] = {}
+        self._seen: set[Scope] = set()
+
+    async def identify(self, credential: str) -> Standing:
+        """Whose key it is. Errors: UnauthenticatedError `missing_key` or `invalid_key`."""
+        if not credential:
+            raise UnauthenticatedError("missing_key", "a bearer key is needed")
+        address = credentials.address(credential)
+        remembered = self._namespaces.get(self._homes.get(address, ""))
+        if remembered is not None and address in remembered.identities:
+            return Standing(remembered.identities[address], remembered.snapshot)
+        return await self._look_up(credential, address)
+
+    async def authenticate(self, credential: str) -> Identity:
+        """Whose key it is, from the record itself: for what is not held to an epoch afterwards."""
+        if not credential:
+            raise UnauthenticatedError("missing_key", "a bearer key is needed")
+        return await self._stored(credential, credentials.address(credential))
+
+    async def _look_up(self, credential: str, address: str) -> Standing:
+        namespace = (await self._stored(credential, address)).namespace
+        await self.snapshot(namespace)
+        remembered = self._namespaces[namespace]
+        # Read again behind the snapshot: a key revoked since has raised the epoch that this snapshot is held to.
+        identity = await self._stored(credential, address)
+        if len(self._homes) >= MAX_REMEMBERED:
+            self._homes.clear()
+        self._homes[address] = namespace
+        remembered.identities[address] = identity
+        return Standing(identity, remembered.snapshot)
+
+    async def _stored(self, credential: str, address: str) -> Identity:
+        key = await self._directory.key(address) if credentials.looks_like_key(credential) else None
+        if key is None or key.revoked_at_ms:
+            raise UnauthenticatedError("invalid_key", "Invalid API key")
+        return key.identity
+
+    async def snapshot(self, namespace: str) -> Snapshot:
+        remembered = self._namespaces.get(namespace)
+        return remembered.snapshot if remembered else await self.refresh(namespace)
+
+    async def refresh(self, namespace: str) -> Snapshot:
+        """Forgets all that is known of a namespace and asks anew."""
+        snapshot = await self._directory.snapshot(namespace)
+        self._namespaces[namespace] = _Remembered(snapshot)
+        return snapshot
+
+    async def up_to_date(self, namespace: str) -> Snapshot:
+        """A snapshot of now: what a refusal must rest on that the ledger does not check."""
+        return await self.current(namespace, await self._directory.epochs(namespace))
+
+    async def current(self, namespace: str, epochs: Epochs) -> Snapshot:
+        """The snapshot of these epochs, or a newer one."""
+        snapshot = await self.snapshot(namespace)
+        return snapshot if snapshot.epochs == epochs else await self.refresh(namespace)
+
+    async def policy(self, scope: Scope) -> VersionedPolicy:
+        policy = self._policies.get(scope)
+        if policy is None:
+            policy = await self._directory.policy(scope)
+            self.learn(scope, policy)
+        return policy
+
+    def learn(self, scope: Scope, policy: VersionedPolicy) -> None:
+        if len(self._policies) >= MAX_REMEMBERED:
+            self._policies.clear()
+        self._policies[scope] = policy
+
+    async def see(self, scope: Scope) -> None:
+        """Makes sure that the agent is in its namespace's index before its first event."""
+        if scope in self._seen:
+            return
+        await self._directory.see_agent(scope)
+        if len(self._seen) >= MAX_REMEMBERED:
+            self._seen.clear()
+        self._seen.add(scope)

@@ -1,0 +1,164 @@
+"""What the engine needs of its surroundings, as small protocols. `interlock.store` implements the first two.
+
+Every method raises UnavailableError if Redis cannot be reached; what it asked for may or may not have happened
+then, and may be asked again: each of them is idempotent.
+"""
+
+from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from interlock.policy.model import (
+    Answer,
+    ApiKey,
+    CallRecord,
+    Decision,
+    Epochs,
+    Event,
+    Figures,
+    Limits,
+    Outcome,
+    Permit,
+    Scope,
+    Settlement,
+    Snapshot,
+    Switch,
+    Tool,
+    VersionedPolicy,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """One call put to the ledger: what was judged so far, and what the ledger must count.
+
+    `switch_reason` and `rule_reason` are the engine's rulings, empty for no objection. `facts` is a JSON object kept
+    with the event. `basis` and `policy_version` say what the rulings rest on.
+    """
+
+    scope: Scope
+    attempt_id: str
+    call_id: str
+    key: str
+    fingerprint: str
+    tool: str
+    policy_version: int
+    switch_reason: str
+    rule_reason: str
+    limits: Limits
+    lease_ms: int
+    hold: bool
+    ttl_ms: int
+    will_wait: bool
+    awaited_call_id: str
+    basis: Epochs
+    facts: str
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyMoved:
+    """The policy is no longer the one the ruling rests on; nothing was written."""
+
+    policy: VersionedPolicy
+
+
+@dataclass(frozen=True, slots=True)
+class Decided:
+    """A decision, and the epochs as they were right after it."""
+
+    decision: Decision
+    epochs: Epochs
+
+
+class Ledger(Protocol):
+    """Decisions, settlements and what they count."""
+
+    async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved: ...
+
+    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision) -> None:
+        """Takes a decision back that rests on epochs which have moved."""
+
+    async def renew(self, permit: Permit, lease_ms: int) -> tuple[str, Epochs]:
+        """RENEWED, LOST or DISABLED, and the epochs right after it."""
+
+    async def settle(
+        self, permit: Permit, outcome: Outcome, answer: Answer | None, failure: str, *, event: str, facts: str
+    ) -> Settlement:
+        """`event` is what the trail calls it: settlement, resolution or withdrawal."""
+
+    async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None: ...
+
+    async def open_calls(self, scope: Scope) -> Sequence[CallRecord]:
+        """Running and unknown calls, by end of lease."""
+
+    async def events(self, scope: Scope, *, after_seq: int, limit: int) -> Sequence[Event]: ...
+
+    async def latest_events(self, scope: Scope, *, before_seq: int | None, limit: int) -> Sequence[Event]:
+        """Newest first."""
+
+    async def figures(self, scope: Scope, period: str) -> Figures: ...
+
+    async def running(self, scope: Scope, call_id: str) -> int:
+        """How long the call's lease still holds, ms; 0 if it is no longer running."""
+
+    def settled(self) -> AbstractAsyncContextManager["Settled"]:
+        """Ids of calls that had waiters, as they settle, from the moment the context is entered."""
+
+
+class Settled(Protocol):
+    """An endless iterator of call ids."""
+
+    def __aiter__(self) -> "Settled": ...
+
+    async def __anext__(self) -> str: ...
+
+
+class Directory(Protocol):
+    """Tools, policies, switches, keys and agents."""
+
+    async def snapshot(self, namespace: str) -> Snapshot: ...
+
+    async def epochs(self, namespace: str) -> Epochs: ...
+
+    async def policy(self, scope: Scope) -> VersionedPolicy: ...
+
+    async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]: ...
+
+    async def put_policy(self, scope: Scope, policy: VersionedPolicy, facts: str) -> int:
+        """Returns the new version; that of `policy` is not looked at."""
+
+    async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch: ...
+
+    async def agent_switch(self, scope: Scope) -> Switch: ...
+
+    async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
+        """The tool with its revision, or None if another change came first."""
+
+    async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool: ...
+
+    async def set_switch(self, namespace: str | None, switch: Switch) -> Switch:
+        """Of a namespace, or (None) of everything."""
+
+    async def create_key(self, sha256_hex: str, key: ApiKey) -> bool:
+        """False if that key existed before, revoked or not."""
+
+    async def key(self, sha256_hex: str) -> ApiKey | None: ...
+
+    async def keys(self, namespace: str) -> Sequence[ApiKey]: ...
+
+    async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None: ...
+
+    async def see_agent(self, scope: Scope) -> None:
+        """Puts an agent into its namespace's index."""
+
+    async def agents(self, namespace: str) -> Sequence[str]: ...
+
+    async def check(self) -> str:
+        """Why the store must not be used (its `maxmemory-policy`, its version); empty if it may."""
+
+
+class Recorder(Protocol):
+    """Where the engine's figures go."""
+
+    def redis_call(self, operation: str, seconds: float) -> None: ...

@@ -1,0 +1,112 @@
+"""What policy says of a call, before anything is counted: pure functions over frozen values."""
+
+import hashlib
+import re
+from collections.abc import Iterable
+from functools import lru_cache
+
+from interlock.policy.model import Dedup, Limits, Policy, Ruling, Scope, Snapshot, Tool
+
+# Methods that change nothing (RFC 9110, section 9.2.1) and so are not de-duplicated unless the tool says so.
+SAFE_METHODS = frozenset({"GET", "HEAD"})
+SHORT_TTL_MS = 60_000
+"""How long a call that is not de-duplicated is remembered: enough to make its own settlement idempotent."""
+LEASE_MARGIN_MS = 1_000
+"""A lease outlives one try by this much; a call that takes longer renews it."""
+
+
+def switches(snapshot: Snapshot) -> Ruling:
+    """Whether a kill switch above the agent is pulled."""
+    if snapshot.world_switch.pulled:
+        return Ruling("kill_switch", "switch: global")
+    if snapshot.namespace_switch.pulled:
+        return Ruling("kill_switch", "switch: namespace")
+    return Ruling()
+
+
+def lists(tool: Tool, policy: Policy | None, *, allow_without_policy: bool) -> Ruling:
+    """The tool's own switch, then the block list, then the allow list. Block beats allow."""
+    if not tool.enabled:
+        return Ruling("tool_disabled", f"tool: {tool.name}")
+    if policy is None:
+        return Ruling() if allow_without_policy else Ruling("no_policy", "default_policy: deny")
+    blocked = first_match(policy.blocked_tools, tool.name)
+    if blocked is not None:
+        return Ruling("tool_explicitly_blocked", f"blocked_tools: {blocked}")
+    if policy.allowed_tools is not None and first_match(policy.allowed_tools, tool.name) is None:
+        return Ruling("tool_not_in_allowed_list", "allowed_tools")
+    return Ruling()
+
+
+def limits(tool: str, policy: Policy | None, declared_micros: int) -> Limits:
+    """The numbers a call is held to. Its cost is the larger of what is declared and what the rules price it at."""
+    if policy is None:
+        return Limits(cost_micros=declared_micros)
+    prices = [rule.price_micros for rule in policy.pricing_rules if matches(rule.tool, tool)]
+    return Limits(
+        cost_micros=max([declared_micros, *prices]),
+        actions_per_hour=_or_none(policy.max_actions_per_hour),
+        calls_of_tool=_or_none(calls_limit(policy, tool)),
+        spend_micros_per_day=_or_none(policy.max_spend_micros_per_day),
+    )
+
+
+def calls_limit(policy: Policy, tool: str) -> int | None:
+    """The limit of the most exact name: the tool's own, else the longest glob that matches; of equals the lowest."""
+    if tool in policy.max_calls_per_tool:
+        return policy.max_calls_per_tool[tool]
+    globs = [(-len(glob), limit) for glob, limit in policy.max_calls_per_tool.items() if matches(glob, tool)]
+    return min(globs)[1] if globs else None
+
+
+def dedup_mode(tool: Tool, method: str) -> Dedup:
+    """As the tool says, else by what the call may change."""
+    if tool.dedup is not None:
+        return tool.dedup
+    return Dedup.OFF if tool.read_only or method in SAFE_METHODS else Dedup.DERIVED
+
+
+def key_of(scope: Scope, *, mode: Dedup, caller_key: str, fingerprint: bytes, attempt_id: str) -> str:
+    """The key of a call, 64 hex digits: the caller's own if sent, else the call's content, else the attempt.
+
+    Namespace and agent are part of it, so no agent can reach another's record, neither here nor at a tool.
+    """
+    if caller_key:
+        kind, value = b"caller", caller_key.encode()
+    elif mode is Dedup.OFF:
+        kind, value = b"attempt", attempt_id.encode()
+    else:
+        kind, value = b"derived", fingerprint
+    parts = (b"interlock/key/1", scope.namespace.encode(), scope.agent_id.encode(), kind, value)
+    return hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).hexdigest()
+
+
+def remembered_ms(tool: Tool, *, mode: Dedup, caller_key: str) -> int:
+    """How long a settled call is replayed."""
+    if mode is Dedup.OFF and not caller_key:
+        return SHORT_TTL_MS
+    return tool.dedup_ttl_s * 1000
+
+
+def lease_ms(tool: Tool) -> int:
+    return tool.timeout_ms + LEASE_MARGIN_MS
+
+
+def first_match(globs: Iterable[str], name: str) -> str | None:
+    return next((glob for glob in globs if matches(glob, name)), None)
+
+
+def matches(glob: str, name: str) -> bool:
+    """`*` stands for any run of characters, and nothing else is special."""
+    return _compiled(glob).fullmatch(name) is not None
+
+
+@lru_cache(maxsize=4096)
+def _compiled(glob: str) -> re.Pattern[str]:
+    # Runs of stars are one star: `****x` must not backtrack for ever.
+    parts = re.split(r"\*+", glob)
+    return re.compile(".*".join(re.escape(part) for part in parts), re.DOTALL)
+
+
+def _or_none(limit: int | None) -> int:
+    return -1 if limit is None else limit

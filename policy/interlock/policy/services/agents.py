@@ -1,0 +1,124 @@
+"""The Agents and Switches services."""
+
+import json
+
+from interlock.governance.errors import InvalidRequestError
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import admin_pb2_grpc
+from interlock.policy import access
+from interlock.policy.knowledge import Knowledge
+from interlock.policy.model import Event, Role, Scope, Switch
+from interlock.policy.ports import Directory, Ledger
+from interlock.policy.services.messages import agent_status, event_message, switch_status
+from interlock.policy.services.rpc import Caller, rpc
+
+MAX_REASON = 512
+MAX_DECISIONS = 500
+DEFAULT_DECISIONS = 100
+PAGE = 500
+TOP_TOOLS = 10
+PERIODS = ("hour", "day", "week")
+
+
+class AgentsService(admin_pb2_grpc.AgentsServicer):
+    """Agents: kill switch, log and figures."""
+
+    def __init__(self, directory: Directory, ledger: Ledger, knowledge: Knowledge) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._knowledge = knowledge
+
+    @rpc
+    async def DisableAgent(self, request: pb.DisableAgentRequest, caller: Caller) -> pb.AgentStatus:  # noqa: N802 - the contract's name
+        return await self._switch(caller, request.agent_id, Switch(True, request.reason))
+
+    @rpc
+    async def EnableAgent(self, request: pb.EnableAgentRequest, caller: Caller) -> pb.AgentStatus:  # noqa: N802 - the contract's name
+        return await self._switch(caller, request.agent_id, Switch(False, request.reason))
+
+    @rpc
+    async def GetAgent(self, request: pb.AgentRef, caller: Caller) -> pb.AgentStatus:  # noqa: N802 - the contract's name
+        scope = await self._readable(caller, request.agent_id)
+        return agent_status(scope.agent_id, await self._directory.agent_switch(scope))
+
+    @rpc
+    async def ListDecisions(self, request: pb.ListDecisionsRequest, caller: Caller) -> pb.ListDecisionsResponse:  # noqa: N802 - the contract's name
+        scope = await self._readable(caller, request.agent_id)
+        if not 0 <= request.limit <= MAX_DECISIONS:
+            raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_DECISIONS}", field="limit")
+        decisions = await self._decisions(scope, request.limit or DEFAULT_DECISIONS)
+        return pb.ListDecisionsResponse(decisions=[event_message(event) for event in decisions])
+
+    @rpc
+    async def GetAgentMetrics(self, request: pb.GetAgentMetricsRequest, caller: Caller) -> pb.AgentMetrics:  # noqa: N802 - the contract's name
+        scope = await self._readable(caller, request.agent_id)
+        if request.period not in PERIODS:
+            raise InvalidRequestError("invalid_request", "period is hour, day or week", field="period")
+        figures = await self._ledger.figures(scope, request.period)
+        return pb.AgentMetrics(
+            total_actions=figures.actions,
+            blocked_actions=figures.blocked,
+            total_spend_micros=figures.spend_micros,
+            top_tools=[pb.ToolCount(tool=tool, count=count) for tool, count in figures.by_tool[:TOP_TOOLS]],
+        )
+
+    async def _switch(self, caller: Caller, agent_id: str, switch: Switch) -> pb.AgentStatus:
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.managed_agent(identity, agent_id)
+        check_reason(switch.reason)
+        await self._knowledge.see(scope)
+        facts = json.dumps({"key_id": identity.key_id})
+        return agent_status(scope.agent_id, await self._directory.switch_agent(scope, switch, facts))
+
+    async def _readable(self, caller: Caller, agent_id: str) -> Scope:
+        return access.readable_agent(await self._knowledge.authenticate(caller.credential), agent_id)
+
+    async def _decisions(self, scope: Scope, limit: int) -> list[Event]:
+        """The newest decisions; the trail holds settlements and other events between them."""
+        found: list[Event] = []
+        before: int | None = None
+        while len(found) < limit:
+            page = await self._ledger.latest_events(scope, before_seq=before, limit=PAGE)
+            found += [event for event in page if event.type == "decision"]
+            if len(page) < PAGE:
+                break
+            before = page[-1].seq
+        return found[:limit]
+
+
+class SwitchesService(admin_pb2_grpc.SwitchesServicer):
+    """The switches above the agents."""
+
+    def __init__(self, directory: Directory, knowledge: Knowledge) -> None:
+        self._directory = directory
+        self._knowledge = knowledge
+
+    @rpc
+    async def SetSwitch(self, request: pb.SetSwitchRequest, caller: Caller) -> pb.SwitchStatus:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        if request.scope not in ("global", "namespace"):
+            raise InvalidRequestError("invalid_request", "scope is global or namespace", field="scope")
+        above = request.scope == "global"
+        access.require(identity, Role.ADMIN if above else Role.OPERATOR)
+        check_reason(request.reason)
+        switch = Switch(request.pulled, request.reason)
+        return switch_status(
+            request.scope, await self._directory.set_switch(None if above else identity.namespace, switch)
+        )
+
+    @rpc
+    async def ListSwitches(self, request: pb.ListSwitchesRequest, caller: Caller) -> pb.ListSwitchesResponse:  # noqa: N802, ARG002 - the contract's name and shape
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.VIEWER)
+        snapshot = await self._knowledge.up_to_date(identity.namespace)
+        return pb.ListSwitchesResponse(
+            switches=[
+                switch_status("global", snapshot.world_switch),
+                switch_status("namespace", snapshot.namespace_switch),
+            ]
+        )
+
+
+def check_reason(reason: str) -> None:
+    if len(reason) > MAX_REASON:
+        raise InvalidRequestError("invalid_request", f"a reason has at most {MAX_REASON} characters", field="reason")

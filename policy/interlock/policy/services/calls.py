@@ -1,0 +1,113 @@
+"""The Calls and Audit services."""
+
+import json
+
+from interlock.governance.errors import ConflictError, InvalidRequestError, NotFoundError
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import admin_pb2_grpc
+from interlock.policy import access
+from interlock.policy.knowledge import Knowledge
+from interlock.policy.model import CALL_ID, CallRecord, Event, Identity, Outcome, Permit, Role, Scope
+from interlock.policy.ports import Directory, Ledger
+from interlock.policy.services.agents import check_reason
+from interlock.policy.services.messages import OUTCOME_OF, call_message, event_message
+from interlock.policy.services.rpc import Caller, rpc
+
+MAX_LISTED = 1000
+DEFAULT_LISTED = 100
+PAGE = 1000
+RESOLVABLE = ("unknown", "expired")
+RESOLUTIONS = (Outcome.SUCCEEDED, Outcome.NOT_SENT)
+
+
+class CallsService(admin_pb2_grpc.CallsServicer):
+    """Calls that are not yet, or not long, over."""
+
+    def __init__(self, directory: Directory, ledger: Ledger, knowledge: Knowledge) -> None:
+        self._directory = directory
+        self._ledger = ledger
+        self._knowledge = knowledge
+
+    @rpc
+    async def ListCalls(self, request: pb.ListCallsRequest, caller: Caller) -> pb.ListCallsResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        limit = _limit(request.limit)
+        records: list[CallRecord] = []
+        for scope in await self._scopes(identity, request.agent_id):
+            records += await self._ledger.open_calls(scope)
+        wanted = [record for record in records if request.state in ("", record.state)]
+        oldest = sorted(wanted, key=lambda record: (record.first_seen_ms, record.call_id))
+        return pb.ListCallsResponse(calls=[call_message(record) for record in oldest[:limit]])
+
+    @rpc
+    async def GetCall(self, request: pb.CallRef, caller: Caller) -> pb.GetCallResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope, record, _ = await self._find(identity, request)
+        events = await self._events(scope, record)
+        return pb.GetCallResponse(call=call_message(record), events=[event_message(event) for event in events])
+
+    @rpc
+    async def ResolveCall(self, request: pb.ResolveCallRequest, caller: Caller) -> pb.Call:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.OPERATOR)
+        check_reason(request.note)
+        outcome = OUTCOME_OF.get(request.outcome)
+        if outcome not in RESOLUTIONS:
+            raise InvalidRequestError("invalid_request", "the outcome is SUCCEEDED or NOT_SENT", field="outcome")
+        scope, record, permit = await self._find(identity, request.ref)
+        if record.state not in RESOLVABLE:
+            raise ConflictError("call_not_open", f"the call is {record.state}: there is nothing to resolve")
+        facts = json.dumps({"key_id": identity.key_id, "note": request.note})
+        settled = await self._ledger.settle(permit, outcome, None, "resolved", event="resolution", facts=facts)
+        if not settled.applied:
+            raise ConflictError("call_not_open", "the call was settled or taken over meanwhile")
+        found = await self._ledger.call(scope, record.call_id)
+        return call_message(found[0] if found else record)
+
+    async def _scopes(self, identity: Identity, named: str) -> list[Scope]:
+        if named or identity.role is Role.AGENT:
+            return [access.readable_agent(identity, named or identity.agent_id)]
+        access.require(identity, Role.VIEWER)
+        return [Scope(identity.namespace, agent) for agent in await self._directory.agents(identity.namespace)]
+
+    async def _find(self, identity: Identity, ref: pb.CallRef) -> tuple[Scope, CallRecord, Permit]:
+        if CALL_ID.fullmatch(ref.call_id):
+            for scope in await self._scopes(identity, ref.agent_id):
+                found = await self._ledger.call(scope, ref.call_id)
+                if found is not None:
+                    return (scope, *found)
+        raise NotFoundError("call_not_found", "no call of that id is on record")
+
+    async def _events(self, scope: Scope, record: CallRecord) -> list[Event]:
+        """The call's events, from the end of the trail back to when its key was first used."""
+        found: list[Event] = []
+        before: int | None = None
+        while True:
+            page = await self._ledger.latest_events(scope, before_seq=before, limit=PAGE)
+            found += [event for event in page if event.call_id == record.call_id]
+            if len(page) < PAGE or page[-1].at_ms < record.first_seen_ms:
+                return found[::-1]
+            before = page[-1].seq
+
+
+class AuditService(admin_pb2_grpc.AuditServicer):
+    """The audit trail."""
+
+    def __init__(self, ledger: Ledger, knowledge: Knowledge) -> None:
+        self._ledger = ledger
+        self._knowledge = knowledge
+
+    @rpc
+    async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.readable_agent(identity, request.agent_id)
+        if request.after_seq < 0:
+            raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
+        events = await self._ledger.events(scope, after_seq=request.after_seq, limit=_limit(request.limit))
+        return pb.ListEventsResponse(events=[event_message(event) for event in events])
+
+
+def _limit(limit: int) -> int:
+    if not 0 <= limit <= MAX_LISTED:
+        raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_LISTED}", field="limit")
+    return limit or DEFAULT_LISTED

@@ -1,0 +1,223 @@
+"""The Governance service: translates, and asks for the sidecars' token."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import structlog
+
+from interlock.governance.errors import InterlockError, InternalError, InvalidRequestError
+from interlock.governance.status import failure_of
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.v1 import governance_pb2_grpc
+from interlock.policy import access, rules
+from interlock.policy.authorizing import Authorizer, ToolChanged
+from interlock.policy.knowledge import Knowledge
+from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, NAMESPACE, TOOL_NAME, Tool
+from interlock.policy.ports import Ledger
+from interlock.policy.secrets import Keyring
+from interlock.policy.services.messages import (
+    OUTCOME_OF,
+    OUTCOMES,
+    answer_of,
+    authorize_response,
+    permit_of,
+    question_of,
+    route_message,
+)
+from interlock.policy.services.rpc import Caller, abort, caller_of, require_sidecar, rpc
+from interlock.policy.tools import owner_of, signing_secrets
+from interlock.policy.waiting import Waits
+
+log = structlog.get_logger(__name__)
+
+KEY_DIGITS = 64
+MAX_BODY_BYTES = 1_048_576
+MAX_OPEN_QUESTIONS = 4096
+"""Questions of one stream that may be under way; further ones wait in the stream (gRPC flow control)."""
+
+
+class GovernanceService(governance_pb2_grpc.GovernanceServicer):
+    """Decisions for sidecars."""
+
+    def __init__(
+        self, authorizer: Authorizer, ledger: Ledger, knowledge: Knowledge, waits: Waits, keyring: Keyring, token: str
+    ) -> None:
+        self._authorizer = authorizer
+        self._ledger = ledger
+        self._knowledge = knowledge
+        self._waits = waits
+        self._keyring = keyring
+        self._token = token
+
+    @rpc
+    async def ResolveTool(self, request: pb.ResolveToolRequest, caller: Caller) -> pb.ResolveToolResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        scope, tool = await self._authorizer.resolve(request.credential, request.agent_id, request.tool)
+        return pb.ResolveToolResponse(
+            namespace=scope.namespace, agent_id=scope.agent_id, route=self._route(scope.namespace, tool)
+        )
+
+    @rpc
+    async def Authorize(self, request: pb.AuthorizeRequest, caller: Caller) -> pb.AuthorizeResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        return await self._authorize(request)
+
+    @rpc
+    async def Renew(self, request: pb.RenewRequest, caller: Caller) -> pb.RenewResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        return await self._renew(request)
+
+    @rpc
+    async def Settle(self, request: pb.SettleRequest, caller: Caller) -> pb.SettleResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        return await self._settle(request)
+
+    @rpc
+    async def Await(self, request: pb.AwaitRequest, caller: Caller) -> pb.AwaitResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        standing = await self._knowledge.identify(request.credential)
+        scope = access.acting_agent(standing.identity, request.agent_id)
+        if not CALL_ID.fullmatch(request.call_id):
+            raise InvalidRequestError("invalid_request", "call_id is not valid", field="call_id")
+        return pb.AwaitResponse(settled=await self._waits.until_over(scope, request.call_id, request.wait_ms))
+
+    async def Exchange(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield
+        try:
+            require_sidecar(caller_of(context), self._token)
+        except InterlockError as error:
+            await abort(context, error)
+        await _Exchange(self._answer).run(request_iterator, context.write)
+
+    async def _answer(self, question: pb.Question) -> pb.Reply:
+        """One question of a batch; its failure is its own and not the stream's."""
+        try:
+            match question.WhichOneof("ask"):
+                case "authorize":
+                    return pb.Reply(id=question.id, authorize=await self._authorize(question.authorize))
+                case "renew":
+                    return pb.Reply(id=question.id, renew=await self._renew(question.renew))
+                case "settle":
+                    return pb.Reply(id=question.id, settle=await self._settle(question.settle))
+                case _:
+                    empty = InvalidRequestError("invalid_request", "a question asks something", field="ask")
+                    return pb.Reply(id=question.id, failure=failure_of(empty))
+        except InterlockError as error:
+            return pb.Reply(id=question.id, failure=failure_of(error))
+        except Exception:
+            log.exception("rpc.failed", method="Exchange")
+            failed = InternalError("internal", "the governance engine failed")
+            return pb.Reply(id=question.id, failure=failure_of(failed))
+
+    async def _authorize(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
+        verdict = await self._authorizer.authorize(question_of(request))
+        if isinstance(verdict, ToolChanged):
+            return pb.AuthorizeResponse(
+                verdict=pb.VERDICT_TOOL_CHANGED,
+                reason="tool_changed",
+                namespace=verdict.scope.namespace,
+                agent_id=verdict.scope.agent_id,
+            )
+        return authorize_response(verdict)
+
+    async def _renew(self, request: pb.RenewRequest) -> pb.RenewResponse:
+        permit = permit_of(request.permit)
+        check_permit(request.permit)
+        snapshot = await self._knowledge.snapshot(permit.scope.namespace)
+        tool = snapshot.tool_for(permit.scope.agent_id, permit.tool)
+        lease_ms = rules.lease_ms(tool) if tool else permit.lease_ms
+        word, epochs = await self._ledger.renew(permit, lease_ms)
+        snapshot = await self._knowledge.current(permit.scope.namespace, epochs)
+        tool = snapshot.tool_for(permit.scope.agent_id, permit.tool)
+        reason = {"LOST": "lease_lost", "DISABLED": "agent_disabled"}.get(word) or rules.switches(snapshot).reason
+        if not reason and (tool is None or not tool.enabled):
+            reason = "tool_disabled"
+        return pb.RenewResponse(renewed=not reason, reason=reason, lease_ms=0 if reason else lease_ms)
+
+    async def _settle(self, request: pb.SettleRequest) -> pb.SettleResponse:
+        check_permit(request.permit)
+        outcome = OUTCOME_OF.get(request.outcome)
+        if outcome is None:
+            raise InvalidRequestError("invalid_request", "an outcome is needed", field="outcome")
+        if len(request.answer.body) > MAX_BODY_BYTES:
+            raise InvalidRequestError("invalid_request", "the answer's body is over 1 MiB", field="answer.body")
+        settlement = await self._ledger.settle(
+            permit_of(request.permit),
+            outcome,
+            answer_of(request.answer) if request.HasField("answer") else None,
+            request.failure,
+            event="settlement",
+            facts=_facts(request),
+        )
+        return pb.SettleResponse(
+            outcome=OUTCOMES[settlement.outcome],
+            applied=settlement.applied,
+            charged_micros=settlement.charged_micros,
+        )
+
+    def _route(self, namespace: str, tool: Tool) -> pb.ToolRoute:
+        owner = owner_of(namespace, tool)
+        upstream = self._keyring.open(tool.upstream_value, owner) if tool.upstream_value else ""
+        return route_message(tool, signing_secrets(tool, owner, self._keyring), upstream)
+
+
+class _Exchange:
+    """One stream: every question is answered in its own task, and all answers of one loop tick leave in one message."""
+
+    def __init__(self, answer: Callable[[pb.Question], Awaitable[pb.Reply]]) -> None:
+        self._answer = answer
+        self._replies: list[pb.Reply] = []
+        self._ready = asyncio.Event()
+        self._room = asyncio.Semaphore(MAX_OPEN_QUESTIONS)
+        self._ended = False
+
+    async def run(
+        self, requests: AsyncIterator[pb.ExchangeRequest], write: Callable[[pb.ExchangeResponse], Awaitable[None]]
+    ) -> None:
+        async with asyncio.TaskGroup() as tasks:
+            writer = tasks.create_task(self._write(write))
+            async with asyncio.TaskGroup() as under_way:
+                async for batch in requests:
+                    for question in batch.questions:
+                        await self._room.acquire()
+                        under_way.create_task(self._one(question))
+            self._ended = True
+            self._ready.set()
+            await writer
+
+    async def _one(self, question: pb.Question) -> None:
+        self._replies.append(await self._answer(question))
+        self._room.release()
+        self._ready.set()
+
+    async def _write(self, write: Callable[[pb.ExchangeResponse], Awaitable[None]]) -> None:
+        while self._replies or not self._ended:
+            await self._ready.wait()
+            self._ready.clear()
+            replies, self._replies = self._replies, []
+            if replies:
+                await write(pb.ExchangeResponse(replies=replies))
+
+
+def check_permit(permit: pb.Permit) -> None:
+    """A permit's parts become key names, so nothing in it may break out of one."""
+    problems = {
+        "namespace": not NAMESPACE.fullmatch(permit.namespace),
+        "agent_id": not AGENT_ID.fullmatch(permit.agent_id),
+        "tool": not TOOL_NAME.fullmatch(permit.tool),
+        "key": len(permit.key) != KEY_DIGITS or not permit.key.isalnum() or not permit.key.isascii(),
+        "call_id": not CALL_ID.fullmatch(permit.call_id),
+        "attempt_id": not ATTEMPT_ID.fullmatch(permit.attempt_id),
+    }
+    for name, wrong in problems.items():
+        if wrong:
+            raise InvalidRequestError("invalid_request", f"permit.{name} is not valid", field=f"permit.{name}")
+
+
+def _facts(request: pb.SettleRequest) -> str:
+    facts: dict[str, object] = {"upstream_us": request.upstream_us}
+    if request.HasField("answer"):
+        facts |= {"status": request.answer.status, "size": request.answer.size}
+        facts["answer_hash"] = request.answer.digest.hex()
+    return json.dumps(facts, separators=(",", ":"))

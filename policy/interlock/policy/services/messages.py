@@ -1,0 +1,289 @@
+"""Values to messages and back: the only place that knows both."""
+
+from typing import Any
+
+from google.protobuf import json_format, struct_pb2
+
+from interlock.governance.errors import InvalidRequestError
+from interlock.governance.v1 import admin_pb2, governance_pb2
+from interlock.policy.authorizing import Question, Verdicted
+from interlock.policy.model import (
+    AGENT_ID,
+    Answer,
+    ApiKey,
+    CallRecord,
+    Dedup,
+    Event,
+    Outcome,
+    Permit,
+    Policy,
+    PricingRule,
+    Role,
+    Scope,
+    Switch,
+    Tool,
+    VersionedPolicy,
+)
+
+DEDUP = {
+    Dedup.DERIVED: governance_pb2.DEDUP_MODE_DERIVED,
+    Dedup.HEADER: governance_pb2.DEDUP_MODE_HEADER,
+    Dedup.OFF: governance_pb2.DEDUP_MODE_OFF,
+    None: governance_pb2.DEDUP_MODE_UNSPECIFIED,
+}
+DEDUP_OF = {number: mode for mode, number in DEDUP.items()}
+OUTCOMES = {
+    Outcome.SUCCEEDED: governance_pb2.OUTCOME_SUCCEEDED,
+    Outcome.REJECTED: governance_pb2.OUTCOME_REJECTED,
+    Outcome.NOT_SENT: governance_pb2.OUTCOME_NOT_SENT,
+    Outcome.AMBIGUOUS: governance_pb2.OUTCOME_AMBIGUOUS,
+}
+OUTCOME_OF = {number: outcome for outcome, number in OUTCOMES.items()}
+
+
+def question_of(request: governance_pb2.AuthorizeRequest) -> Question:
+    return Question(
+        attempt_id=request.attempt_id,
+        credential=request.credential,
+        agent_id=request.agent_id,
+        tool=request.tool,
+        tool_revision=request.tool_revision,
+        method=request.method,
+        fingerprint=request.fingerprint,
+        caller_key=request.idempotency_key,
+        args_digest=request.args_digest,
+        declared_micros=request.declared_spend_micros,
+        run_id=request.run_id,
+        will_wait=request.will_wait,
+        awaited_call_id=request.awaited_call_id,
+    )
+
+
+def authorize_response(verdict: Verdicted) -> governance_pb2.AuthorizeResponse:
+    decision = verdict.decision
+    response = governance_pb2.AuthorizeResponse(
+        verdict=governance_pb2.Verdict.Value(f"VERDICT_{decision.verdict}"),
+        reason=decision.reason,
+        namespace=verdict.scope.namespace,
+        agent_id=verdict.scope.agent_id,
+        call_id=decision.call_id,
+        failure=decision.failure,
+        retry_after_ms=decision.retry_after_ms,
+        matched_rule=verdict.matched_rule,
+        budget=governance_pb2.Budget(
+            actions_limit=verdict.limits.actions_per_hour,
+            actions_left=decision.remaining.actions,
+            tool_calls_limit=verdict.limits.calls_of_tool,
+            tool_calls_left=decision.remaining.calls_of_tool,
+            spend_limit_micros=verdict.limits.spend_micros_per_day,
+            spend_left_micros=decision.remaining.spend_micros,
+            day_resets_in_ms=decision.remaining.day_resets_in_ms,
+        ),
+        charged_micros=decision.charged_micros,
+        risk_level=verdict.risk,
+    )
+    if decision.permit is not None:
+        response.permit.CopyFrom(permit_message(decision.permit))
+    if decision.answer is not None:
+        response.answer.CopyFrom(_answer_message(decision.answer))
+    return response
+
+
+def permit_message(permit: Permit) -> governance_pb2.Permit:
+    return governance_pb2.Permit(
+        namespace=permit.scope.namespace,
+        agent_id=permit.scope.agent_id,
+        tool=permit.tool,
+        key=permit.key,
+        call_id=permit.call_id,
+        fence=permit.fence,
+        attempt_id=permit.attempt_id,
+        lease_ms=permit.lease_ms,
+    )
+
+
+def permit_of(message: governance_pb2.Permit) -> Permit:
+    return Permit(
+        scope=Scope(message.namespace, message.agent_id),
+        tool=message.tool,
+        key=message.key,
+        call_id=message.call_id,
+        fence=message.fence,
+        attempt_id=message.attempt_id,
+        lease_ms=message.lease_ms,
+    )
+
+
+def answer_of(message: governance_pb2.Answer) -> Answer:
+    head = governance_pb2.Answer(headers=message.headers).SerializeToString()
+    body = message.body if message.kept else b""
+    return Answer(message.status, head, body, message.kept, message.size, message.digest)
+
+
+def _answer_message(answer: Answer) -> governance_pb2.Answer:
+    message = governance_pb2.Answer.FromString(answer.head)
+    message.status, message.body, message.kept = answer.status, answer.body, answer.kept
+    message.size, message.digest = answer.size, answer.digest
+    return message
+
+
+def route_message(tool: Tool, secrets: list[str], upstream: str) -> governance_pb2.ToolRoute:
+    route = governance_pb2.ToolRoute(
+        name=tool.name,
+        revision=tool.revision,
+        url=tool.url,
+        methods=tool.methods,
+        subpaths=tool.subpaths,
+        timeout_ms=tool.timeout_ms,
+        max_retries=tool.max_retries,
+        on_ambiguous=_on_ambiguous(tool),
+        dedup_mode=DEDUP[tool.dedup],
+        dedup_ignore=tool.dedup_ignore,
+        dedup_run_id=tool.dedup_run_id,
+        replay_max_bytes=tool.replay_max_bytes,
+        secrets=secrets,
+        secret_id=tool.secrets[0].secret_id if tool.secrets else "",
+        read_only=tool.read_only,
+    )
+    if tool.upstream_header:
+        route.upstream_credential.CopyFrom(
+            governance_pb2.UpstreamCredential(header=tool.upstream_header, value=upstream)
+        )
+    return route
+
+
+def tool_message(tool: Tool) -> admin_pb2.Tool:
+    current = tool.secrets[0] if tool.secrets else None
+    return admin_pb2.Tool(
+        name=tool.name,
+        scope_id=tool.scope_id,
+        url=tool.url,
+        timeout_ms=tool.timeout_ms,
+        max_retries=tool.max_retries,
+        enabled=tool.enabled,
+        description=tool.description,
+        methods=tool.methods,
+        subpaths=tool.subpaths,
+        dedup_mode=DEDUP[tool.dedup],
+        dedup_ttl_s=tool.dedup_ttl_s,
+        dedup_ignore=tool.dedup_ignore,
+        dedup_run_id=tool.dedup_run_id,
+        on_ambiguous=_on_ambiguous(tool),
+        read_only=tool.read_only,
+        risk=tool.risk,
+        replay_max_bytes=tool.replay_max_bytes,
+        has_secret=current is not None,
+        secret_id=current.secret_id if current else "",
+        secret_mask=current.mask if current else "",
+        upstream_header=tool.upstream_header,
+        revision=tool.revision,
+        updated_at_ms=tool.updated_at_ms,
+    )
+
+
+def policy_of(message: admin_pb2.Policy) -> Policy:
+    return Policy(
+        allowed_tools=tuple(message.allowed_tools) if message.has_allowed_tools else None,
+        blocked_tools=tuple(message.blocked_tools),
+        max_actions_per_hour=_optional(message, "max_actions_per_hour"),
+        max_spend_micros_per_day=_optional(message, "max_spend_micros_per_day"),
+        max_calls_per_tool=dict(message.max_calls_per_tool),
+        pricing_rules=tuple(PricingRule(rule.tool, rule.price_micros) for rule in message.pricing_rules),
+        on_anomaly=message.on_anomaly,
+    )
+
+
+def agent_policy_message(agent_id: str, versioned: VersionedPolicy) -> admin_pb2.AgentPolicy:
+    policy = versioned.policy or Policy()
+    message = admin_pb2.Policy(
+        has_allowed_tools=policy.allowed_tools is not None,
+        allowed_tools=policy.allowed_tools or (),
+        blocked_tools=policy.blocked_tools,
+        max_actions_per_hour=policy.max_actions_per_hour,
+        max_spend_micros_per_day=policy.max_spend_micros_per_day,
+        max_calls_per_tool=policy.max_calls_per_tool,
+        pricing_rules=[
+            admin_pb2.PricingRule(tool=rule.tool, price_micros=rule.price_micros) for rule in policy.pricing_rules
+        ],
+        on_anomaly=policy.on_anomaly,
+    )
+    return admin_pb2.AgentPolicy(agent_id=agent_id, policy=message, version=versioned.version)
+
+
+def agent_status(agent_id: str, switch: Switch) -> admin_pb2.AgentStatus:
+    return admin_pb2.AgentStatus(
+        agent_id=agent_id,
+        is_enabled=not switch.pulled,
+        disabled_reason=switch.reason,
+        disabled_at_ms=switch.changed_at_ms if switch.pulled else 0,
+    )
+
+
+def switch_status(scope: str, switch: Switch) -> admin_pb2.SwitchStatus:
+    return admin_pb2.SwitchStatus(
+        scope=scope, pulled=switch.pulled, reason=switch.reason, changed_at_ms=switch.changed_at_ms
+    )
+
+
+def key_message(key: ApiKey) -> admin_pb2.ApiKey:
+    identity = key.identity
+    return admin_pb2.ApiKey(
+        key_id=identity.key_id,
+        role=admin_pb2.Role.ValueType(identity.role),
+        agent_id=identity.agent_id,
+        label=key.label,
+        created_at_ms=key.created_at_ms,
+        revoked_at_ms=key.revoked_at_ms,
+        namespace=identity.namespace,
+    )
+
+
+def role_of(number: int) -> Role:
+    try:
+        return Role(number)
+    except ValueError as error:
+        raise InvalidRequestError("invalid_role", "role is agent, viewer, operator or admin", field="role") from error
+
+
+def call_message(record: CallRecord) -> admin_pb2.Call:
+    return admin_pb2.Call(
+        call_id=record.call_id,
+        agent_id=record.agent_id,
+        tool=record.tool,
+        key=record.key,
+        state=record.state,
+        first_seen_ms=record.first_seen_ms,
+        lease_until_ms=record.lease_until_ms,
+        charged_micros=record.charged_micros,
+        fence=record.fence,
+        tries=record.tries,
+        status=record.status,
+    )
+
+
+def event_message(event: Event) -> admin_pb2.Event:
+    return admin_pb2.Event(
+        seq=event.seq,
+        at_ms=event.at_ms,
+        type=event.type,
+        agent_id=event.agent_id,
+        tool=event.tool,
+        call_id=event.call_id,
+        verdict=event.verdict,
+        reason=event.reason,
+        charged_micros=event.charged_micros,
+        facts=json_format.ParseDict(dict(event.facts), struct_pb2.Struct()),
+    )
+
+
+def is_agent_scope(scope_id: str) -> bool:
+    kind, _, agent = scope_id.partition(":")
+    return kind == "agent" and AGENT_ID.fullmatch(agent) is not None
+
+
+def _on_ambiguous(tool: Tool) -> governance_pb2.OnAmbiguous.ValueType:
+    return governance_pb2.ON_AMBIGUOUS_HOLD if tool.hold else governance_pb2.ON_AMBIGUOUS_RETRY
+
+
+def _optional(message: Any, name: str) -> Any:
+    return getattr(message, name) if message.HasField(name) else None

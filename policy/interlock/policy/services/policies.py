@@ -1,0 +1,51 @@
+"""The Policies service."""
+
+import json
+
+from interlock.governance.errors import NotFoundError
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import admin_pb2_grpc
+from interlock.policy import access, policies
+from interlock.policy.knowledge import Knowledge
+from interlock.policy.model import Role, Scope, VersionedPolicy
+from interlock.policy.ports import Directory
+from interlock.policy.services.messages import agent_policy_message, policy_of
+from interlock.policy.services.rpc import Caller, rpc
+
+
+class PoliciesService(admin_pb2_grpc.PoliciesServicer):
+    """What each agent may do."""
+
+    def __init__(self, directory: Directory, knowledge: Knowledge) -> None:
+        self._directory = directory
+        self._knowledge = knowledge
+
+    @rpc
+    async def PutPolicy(self, request: pb.PutPolicyRequest, caller: Caller) -> pb.AgentPolicy:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.managed_agent(identity, request.agent_id)
+        policy = policy_of(request.policy)
+        policies.check(policy)
+        await self._knowledge.see(scope)
+        facts = json.dumps({"key_id": identity.key_id})
+        version = await self._directory.put_policy(scope, VersionedPolicy(policy), facts)
+        return agent_policy_message(scope.agent_id, VersionedPolicy(policy, version))
+
+    @rpc
+    async def GetPolicy(self, request: pb.AgentRef, caller: Caller) -> pb.AgentPolicy:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.readable_agent(identity, request.agent_id)
+        policy = await self._directory.policy(scope)
+        if policy.policy is None:
+            raise NotFoundError("policy_not_found", "this agent has no policy of its own")
+        return agent_policy_message(scope.agent_id, policy)
+
+    @rpc
+    async def ListPolicies(self, request: pb.ListPoliciesRequest, caller: Caller) -> pb.ListPoliciesResponse:  # noqa: N802, ARG002 - the contract's name and shape
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.VIEWER)
+        scopes = [Scope(identity.namespace, agent) for agent in await self._directory.agents(identity.namespace)]
+        found = zip(scopes, await self._directory.policies(scopes), strict=True)
+        return pb.ListPoliciesResponse(
+            policies=[agent_policy_message(scope.agent_id, policy) for scope, policy in found if policy.policy]
+        )

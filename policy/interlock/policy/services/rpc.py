@@ -1,0 +1,58 @@
+"""What every RPC method has in common: who calls, and errors as statuses."""
+
+import functools
+import hmac
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any
+
+import structlog
+
+from interlock.governance.errors import DeniedError, InterlockError, InternalError
+from interlock.governance.status import CODES, details_of
+
+log = structlog.get_logger(__name__)
+
+TOKEN_KEY = "interlock-sidecar-token"  # noqa: S105 - the name of a metadata key
+BEARER = "Bearer "
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """What an RPC's metadata says of who calls; nothing of it is believed yet."""
+
+    credential: str
+    sidecar_token: str
+
+
+def caller_of(context: Any) -> Caller:
+    metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
+    authorization = metadata.get("authorization", "")
+    credential = authorization[len(BEARER) :] if authorization.startswith(BEARER) else ""
+    return Caller(credential, metadata.get(TOKEN_KEY, ""))
+
+
+def require_sidecar(caller: Caller, token: str) -> None:
+    """Errors: DeniedError unless the caller shows the sidecars' token."""
+    if not token or not hmac.compare_digest(caller.sidecar_token.encode(), token.encode()):
+        raise DeniedError("sidecar_only", "this service answers sidecars only")
+
+
+def rpc(method: Callable[[Any, Any, Caller], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+    """Turns `async method(self, request, caller)` into a servicer's method: InterlockErrors become statuses."""
+
+    @functools.wraps(method)
+    async def handler(self: Any, request: Any, context: Any) -> Any:
+        try:
+            return await method(self, request, caller_of(context))
+        except InterlockError as error:
+            await abort(context, error)
+        except Exception:
+            log.exception("rpc.failed", method=method.__qualname__)
+            await abort(context, InternalError("internal", "the governance engine failed"))
+
+    return handler
+
+
+async def abort(context: Any, error: InterlockError) -> None:
+    await context.abort(CODES[error.kind], error.message, details_of(error))

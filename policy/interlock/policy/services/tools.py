@@ -1,0 +1,141 @@
+"""The Tools service."""
+
+from interlock.governance.errors import ConflictError, NotFoundError
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import admin_pb2_grpc
+from interlock.governance.v1.governance_pb2 import ON_AMBIGUOUS_HOLD
+from interlock.policy import access, tools
+from interlock.policy.knowledge import Knowledge
+from interlock.policy.model import Identity, Role, Snapshot, Tool
+from interlock.policy.ports import Directory
+from interlock.policy.secrets import Keyring
+from interlock.policy.services.messages import DEDUP_OF, tool_message
+from interlock.policy.services.rpc import Caller, rpc
+
+ATTEMPTS = 5
+DEFAULT = Tool(name="", scope_id="", url="")
+
+
+class ToolsService(admin_pb2_grpc.ToolsServicer):
+    """The registry of tools."""
+
+    def __init__(self, directory: Directory, knowledge: Knowledge, keyring: Keyring, *, allow_loopback: bool) -> None:
+        self._directory = directory
+        self._knowledge = knowledge
+        self._keyring = keyring
+        self._allow_loopback = allow_loopback
+
+    @rpc
+    async def PutTool(self, request: pb.PutToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.OPERATOR)
+        secrets = _secrets_of(request)
+        wanted = tool_of(request.tool)
+        tools.check(wanted, secrets, allow_loopback=self._allow_loopback)
+        return tool_message(await self._put(identity.namespace, wanted, secrets))
+
+    @rpc
+    async def GetTool(self, request: pb.ToolRef, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        return tool_message(self._find(await self._snapshot(identity), identity, request))
+
+    @rpc
+    async def ListTools(self, request: pb.ListToolsRequest, caller: Caller) -> pb.ListToolsResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        snapshot = await self._snapshot(identity)
+        found = [
+            tool
+            for tool in snapshot.tools.values()
+            if request.scope_id in ("", tool.scope_id) and _may_see(identity, tool.scope_id)
+        ]
+        return pb.ListToolsResponse(
+            tools=[tool_message(tool) for tool in sorted(found, key=lambda tool: (tool.scope_id, tool.name))]
+        )
+
+    @rpc
+    async def DeleteTool(self, request: pb.ToolRef, caller: Caller) -> pb.DeleteToolResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.OPERATOR)
+        self._find(await self._snapshot(identity), identity, request)
+        await self._directory.delete_tool(identity.namespace, request.scope_id or tools.GLOBAL_SCOPE, request.name)
+        return pb.DeleteToolResponse()
+
+    @rpc
+    async def ToggleTool(self, request: pb.ToggleToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.OPERATOR)
+        for _ in range(ATTEMPTS):
+            stored = self._find(await self._snapshot(identity), identity, request.ref)
+            put = await self._directory.put_tool(
+                identity.namespace, tools.toggled(stored, enabled=request.enabled), stored
+            )
+            if put is not None:
+                return tool_message(put)
+        raise _contended()
+
+    async def _put(self, namespace: str, wanted: Tool, secrets: tools.Secrets) -> Tool:
+        for _ in range(ATTEMPTS):
+            snapshot = await self._knowledge.up_to_date(namespace)
+            stored = snapshot.tools.get((wanted.scope_id, wanted.name))
+            sealed = tools.with_secrets(wanted, secrets, stored, namespace, self._keyring)
+            put = await self._directory.put_tool(namespace, sealed, stored)
+            if put is not None:
+                return put
+        raise _contended()
+
+    async def _snapshot(self, identity: Identity) -> Snapshot:
+        return await self._knowledge.up_to_date(identity.namespace)
+
+    def _find(self, snapshot: Snapshot, identity: Identity, ref: pb.ToolRef) -> Tool:
+        scope_id = ref.scope_id or tools.GLOBAL_SCOPE
+        tool = snapshot.tools.get((scope_id, ref.name))
+        if tool is None or not _may_see(identity, scope_id):
+            raise NotFoundError("tool_not_found", "no tool of that name is registered in that scope")
+        return tool
+
+
+def tool_of(message: pb.Tool) -> Tool:
+    """The tool that a message describes, with defaults for what it leaves out."""
+
+    def given(name: str) -> int:
+        return int(getattr(message, name) if message.HasField(name) else getattr(DEFAULT, name))  # type: ignore[arg-type] # the names below are fields
+
+    return Tool(
+        name=message.name,
+        scope_id=message.scope_id or tools.GLOBAL_SCOPE,
+        url=message.url,
+        timeout_ms=given("timeout_ms"),
+        max_retries=given("max_retries"),
+        enabled=message.enabled if message.HasField("enabled") else True,
+        description=message.description,
+        methods=tuple(message.methods) or DEFAULT.methods,
+        subpaths=message.subpaths,
+        dedup=DEDUP_OF.get(message.dedup_mode),
+        dedup_ttl_s=given("dedup_ttl_s"),
+        dedup_ignore=tuple(message.dedup_ignore),
+        dedup_run_id=message.dedup_run_id,
+        hold=message.on_ambiguous == ON_AMBIGUOUS_HOLD,
+        read_only=message.read_only,
+        risk=message.risk or DEFAULT.risk,
+        replay_max_bytes=given("replay_max_bytes"),
+    )
+
+
+def _secrets_of(request: pb.PutToolRequest) -> tools.Secrets:
+    has_upstream = request.HasField("upstream_credential")
+    return tools.Secrets(
+        signing=request.secret if request.HasField("secret") else None,
+        grace_s=request.secret_grace_s if request.HasField("secret_grace_s") else tools.DEFAULT_GRACE_S,
+        upstream_header=request.upstream_credential.header if has_upstream else None,
+        upstream_value=request.upstream_credential.value,
+    )
+
+
+def _may_see(identity: Identity, scope_id: str) -> bool:
+    if identity.role is not Role.AGENT:
+        return True
+    return scope_id in (tools.GLOBAL_SCOPE, f"agent:{identity.agent_id}")
+
+
+def _contended() -> ConflictError:
+    return ConflictError("tool_changing", "the tool is being changed by others; try again")

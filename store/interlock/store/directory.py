@@ -1,0 +1,200 @@
+"""Tools, policies, switches, keys and agents: the Directory port."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from interlock.policy.model import (
+    ApiKey,
+    Epochs,
+    Identity,
+    Role,
+    Scope,
+    Snapshot,
+    Switch,
+    Tool,
+    VersionedPolicy,
+)
+from interlock.store import keys
+from interlock.store.connection import Connection
+from interlock.store.documents import policy_from_json, policy_to_json, tool_from_json, tool_to_json
+
+FLOOR = (6, 2)
+
+
+class RedisDirectory:
+    """The directory in Redis. What decisions rest on changes in one script together with its epoch or version."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._redis = connection
+
+    async def snapshot(self, namespace: str) -> Snapshot:
+        # The epochs are read with (never after) what they stand for, so a snapshot is at least as new as its epochs.
+        world = await self._redis.ask_atomically(
+            "snapshot",
+            ("GET", keys.of_namespace(keys.WORLD, "epoch")),
+            ("HGETALL", keys.of_namespace(keys.WORLD, "switch")),
+        )
+        own = await self._redis.ask_atomically(
+            "snapshot",
+            ("GET", keys.of_namespace(namespace, "epoch")),
+            ("HGETALL", keys.of_namespace(namespace, "switch")),
+            ("HGETALL", keys.of_namespace(namespace, "tools")),
+        )
+        tools = _tools(_text_keys(own[2]))
+        return Snapshot(
+            epochs=Epochs(int(world[0] or 0), int(own[0] or 0)),
+            world_switch=_switch(world[1]),
+            namespace_switch=_switch(own[1]),
+            tools={(tool.scope_id, tool.name): tool for tool in tools},
+        )
+
+    async def epochs(self, namespace: str) -> Epochs:
+        commands = [("GET", keys.of_namespace(name, "epoch")) for name in (keys.WORLD, namespace)]
+        world, own = await self._redis.ask("epochs", *commands)
+        return Epochs(int(world or 0), int(own or 0))
+
+    async def policy(self, scope: Scope) -> VersionedPolicy:
+        return (await self.policies([scope]))[0]
+
+    async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]:
+        if not scopes:
+            return []
+        commands = [("HMGET", keys.of_agent(scope, "config"), "version", "policy") for scope in scopes]
+        replies = await self._redis.ask("policies", *commands)
+        return [policy_from_json(int(version or 0), raw) for version, raw in replies]
+
+    async def put_policy(self, scope: Scope, policy: VersionedPolicy, facts: str) -> int:
+        if policy.policy is None:
+            raise ValueError("there is no policy to put")
+        at = _config_keys(scope)
+        return int((await self._redis.run("put_policy", at, [policy_to_json(policy.policy), facts]))[0])
+
+    async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch:
+        args: list[str | int] = [int(switch.pulled), switch.reason, facts]
+        since = int((await self._redis.run("switch_agent", _config_keys(scope), args))[0])
+        return Switch(switch.pulled, switch.reason if switch.pulled else "", since)
+
+    async def agent_switch(self, scope: Scope) -> Switch:
+        command = ("HMGET", keys.of_agent(scope, "config"), "off", "off_reason", "off_at")
+        ((off, reason, since),) = await self._redis.ask("agent_switch", command)
+        return Switch(off == b"1", (reason or b"").decode(), int(since or 0))
+
+    async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
+        expected = tool_to_json(replaces) if replaces else ""
+        reply = await self._redis.run(
+            "put_tool", _tool_keys(namespace), [_field(tool.scope_id, tool.name), tool_to_json(tool), expected]
+        )
+        revision = int(reply[0])
+        return replace(tool, revision=revision) if revision else None
+
+    async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool:
+        reply = await self._redis.run("delete_tool", _tool_keys(namespace), [_field(scope_id, name)])
+        return bool(reply[0])
+
+    async def set_switch(self, namespace: str | None, switch: Switch) -> Switch:
+        at = [keys.of_namespace(namespace or keys.WORLD, part) for part in ("switch", "epoch")]
+        changed_at = int((await self._redis.run("set_switch", at, [int(switch.pulled), switch.reason]))[0])
+        return replace(switch, changed_at_ms=changed_at)
+
+    async def create_key(self, sha256_hex: str, key: ApiKey) -> bool:
+        if await self.key(sha256_hex) is not None:
+            return False
+        identity = key.identity
+        args: list[str | int] = [identity.key_id, identity.namespace, int(identity.role), identity.agent_id, key.label]
+        # The index first: a key that works is always one that can be found and revoked.
+        index = ("HSET", keys.of_namespace(identity.namespace, "keys"), identity.key_id, sha256_hex)
+        await self._redis.ask("create_key", index)
+        return bool(int((await self._redis.run("create_key", [keys.of_api_key(sha256_hex)], args))[0]))
+
+    async def key(self, sha256_hex: str) -> ApiKey | None:
+        (fields,) = await self._redis.ask("key", ("HGETALL", keys.of_api_key(sha256_hex)))
+        return _api_key(_text_keys(fields)) if fields else None
+
+    async def keys(self, namespace: str) -> Sequence[ApiKey]:
+        (index,) = await self._redis.ask("keys", ("HVALS", keys.of_namespace(namespace, "keys")))
+        if not index:
+            return []
+        records = await self._redis.ask("keys", *(("HGETALL", keys.of_api_key(sha.decode())) for sha in index))
+        found = [_api_key(_text_keys(fields)) for fields in records if fields]
+        return sorted(found, key=lambda key: (key.created_at_ms, key.identity.key_id))
+
+    async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None:
+        (sha,) = await self._redis.ask("revoke_key", ("HGET", keys.of_namespace(namespace, "keys"), key_id))
+        if sha is None:
+            return None
+        await self._redis.run("revoke_key", [keys.of_api_key(sha.decode())], [])
+        # Only now may engines that remember the key be told to forget it.
+        await self._redis.ask("revoke_key", ("INCR", keys.of_namespace(namespace, "epoch")))
+        return await self.key(sha.decode())
+
+    async def see_agent(self, scope: Scope) -> None:
+        index = keys.of_namespace(scope.namespace, "agents")
+        (time_reply,) = await self._redis.ask("see_agent", ("TIME",))
+        now_ms = int(time_reply[0]) * 1000
+        await self._redis.ask(
+            "see_agent",
+            ("ZADD", index, now_ms, scope.agent_id),
+            ("ZREMRANGEBYSCORE", index, "-inf", now_ms - keys.AGENT_TTL_MS),
+        )
+
+    async def agents(self, namespace: str) -> Sequence[str]:
+        (members,) = await self._redis.ask("agents", ("ZRANGE", keys.of_namespace(namespace, "agents"), 0, -1))
+        return sorted(member.decode() for member in members)
+
+    async def check(self) -> str:
+        server, memory = await self._redis.ask("check", ("INFO", "server"), ("CONFIG", "GET", "maxmemory-policy"))
+        version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
+        if version < FLOOR:
+            return f"Redis {server['redis_version']} is older than 6.2"
+        policy = _text_keys(memory).get("maxmemory-policy")
+        if policy != b"noeviction":
+            return "Redis may evict records: its maxmemory-policy must be noeviction"
+        return ""
+
+
+def _field(scope_id: str, name: str) -> str:
+    return f"{scope_id}|{name}"
+
+
+def _tool_keys(namespace: str) -> list[str]:
+    return [keys.of_namespace(namespace, part) for part in ("tools", "epoch")]
+
+
+def _config_keys(scope: Scope) -> list[str]:
+    return [keys.of_agent(scope, part) for part in ("config", "state", "audit")]
+
+
+def _text_keys(fields: Any) -> dict[str, bytes]:
+    return {_as_text(name): _as_bytes(value) for name, value in fields.items()}
+
+
+def _as_text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode()
+
+
+def _as_bytes(value: str | bytes) -> bytes:
+    return value.encode() if isinstance(value, str) else value
+
+
+def _tools(fields: dict[str, bytes]) -> list[Tool]:
+    return [
+        tool_from_json(raw, int(fields[f"{field}|revision"])) for field, raw in fields.items() if field.count("|") == 1
+    ]
+
+
+def _switch(fields: Any) -> Switch:
+    if not fields:
+        return Switch()
+    kept = _text_keys(fields)
+    return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]))
+
+
+def _api_key(fields: dict[str, bytes]) -> ApiKey:
+    text = {name: value.decode() for name, value in fields.items()}
+    return ApiKey(
+        identity=Identity(text["key_id"], text["namespace"], Role(int(text["role"])), text["agent_id"]),
+        label=text["label"],
+        created_at_ms=int(text["created_at"]),
+        revoked_at_ms=int(text["revoked_at"]),
+    )

@@ -1,0 +1,60 @@
+"""Tools and policies as JSON documents, the way they lie in Redis. A newer version's unknown fields are passed over."""
+
+import json
+from dataclasses import asdict, fields, replace
+from typing import Any
+
+from interlock.policy.model import Dedup, Policy, PricingRule, Sealed, Tool, ToolSecret, VersionedPolicy
+
+
+def policy_to_json(policy: Policy) -> str:
+    return json.dumps(asdict(policy), separators=(",", ":"), sort_keys=True)
+
+
+def policy_from_json(version: int, raw: bytes | None) -> VersionedPolicy:
+    """Version 0 or no document is no policy."""
+    if not raw:
+        return VersionedPolicy(None, version)
+    document = _known(Policy, json.loads(raw))
+    allowed = document["allowed_tools"]
+    return VersionedPolicy(
+        replace(
+            Policy(**document),
+            allowed_tools=None if allowed is None else tuple(allowed),
+            blocked_tools=tuple(document["blocked_tools"]),
+            pricing_rules=tuple(PricingRule(**rule) for rule in document["pricing_rules"]),
+        ),
+        version,
+    )
+
+
+def tool_to_json(tool: Tool) -> str:
+    """Without its revision, which the store gives it."""
+    document = asdict(tool)
+    del document["revision"]
+    return json.dumps(document, separators=(",", ":"), sort_keys=True)
+
+
+def tool_from_json(raw: bytes, revision: int) -> Tool:
+    document = _known(Tool, json.loads(raw))
+    sealed = document["upstream_value"]
+    return Tool(
+        **document
+        | {
+            "revision": revision,
+            "methods": tuple(document["methods"]),
+            "dedup": Dedup(document["dedup"]) if document["dedup"] else None,
+            "dedup_ignore": tuple(document["dedup_ignore"]),
+            "secrets": tuple(_secret(secret) for secret in document["secrets"]),
+            "upstream_value": Sealed(**sealed) if sealed else None,
+        }
+    )
+
+
+def _secret(document: dict[str, Any]) -> ToolSecret:
+    return ToolSecret(**document | {"sealed": Sealed(**document["sealed"])})
+
+
+def _known(of: type, document: dict[str, Any]) -> dict[str, Any]:
+    names = {field.name for field in fields(of)}
+    return {name: value for name, value in document.items() if name in names}

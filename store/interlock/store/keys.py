@@ -1,0 +1,58 @@
+"""Every key name in Redis, and how long what it holds lives. Nowhere else is a key spelled.
+
+In the slot of an agent, `il:{ns:agent}:…`:
+
+| key            | type   | holds                                          | lives                              |
+|----------------|--------|------------------------------------------------|------------------------------------|
+| `config`       | hash   | policy, its version, the agent's kill switch   | until changed                      |
+| `state`        | hash   | seq, fence, clock                              | 400 days after the last event      |
+| `call:<key>`   | hash   | the record of one key                          | `dedup_ttl_s`; unsettled, unknown: ever |
+| `open`         | zset   | keys running or unknown, by end of lease       | a member until it is settled       |
+| `id:<call_id>` | string | the key a call ran under                       | `dedup_ttl_s` + 7 days             |
+| `attempt:<id>` | string | the verdict on one attempt                     | 2 minutes                          |
+| `minutes`      | hash   | counters of 61 minutes                         | 84 minutes                         |
+| `hours`        | hash   | counters of 169 hours                          | 192 hours                          |
+| `days`         | hash   | counters of 8 UTC days                         | 31 days                            |
+| `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
+
+In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:…` (epoch and switch only):
+
+| key            | type   | holds                                          | lives                              |
+|----------------|--------|------------------------------------------------|------------------------------------|
+| `epoch`        | string | raised by every change of tools, keys, switch  | until changed                      |
+| `tools`        | hash   | tools by `scope|name`, and their revisions     | until deleted                      |
+| `switch`       | hash   | the kill switch                                | until changed                      |
+| `agents`       | zset   | agents seen, by time (unix ms)                 | a member 400 days after it was seen |
+| `keys`         | hash   | API keys' ids and addresses                    | for ever (a revoked key stays known) |
+
+Alone: `il:key:<sha-256>`, a hash, one API key, for ever as above.
+
+Names are safe to put in a tag: a namespace is `[a-z0-9-]`, an agent id has no brace, a caller's key is a SHA-256.
+The upper-case tag can be no namespace's.
+"""
+
+from interlock.policy.model import Scope
+
+PREFIX = "il"
+WORLD = "WORLD"
+SETTLED_CHANNEL = f"{PREFIX}:settled"
+AGENT_TTL_MS = 400 * 86_400_000
+
+
+def of_agent(scope: Scope, *parts: str) -> str:
+    """A key in an agent's slot."""
+    return ":".join((PREFIX, f"{{{scope.namespace}:{scope.agent_id}}}", *parts))
+
+
+def of_namespace(namespace: str, *parts: str) -> str:
+    """A key in a namespace's slot, or in WORLD's."""
+    return ":".join((PREFIX, f"{{{namespace}}}", *parts))
+
+
+def of_api_key(sha256_hex: str) -> str:
+    return f"{PREFIX}:key:{sha256_hex}"
+
+
+def windows(scope: Scope) -> list[str]:
+    """Minutes, hours, days: the order in which every script takes them."""
+    return [of_agent(scope, "minutes"), of_agent(scope, "hours"), of_agent(scope, "days")]

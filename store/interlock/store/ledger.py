@@ -1,0 +1,315 @@
+"""Decisions and settlements: the Ledger port, each method one script."""
+
+import json
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from typing import Any
+
+from interlock.policy.model import (
+    Answer,
+    CallRecord,
+    Decision,
+    Epochs,
+    Event,
+    Figures,
+    Outcome,
+    Permit,
+    Remaining,
+    Scope,
+    Settlement,
+    Verdict,
+)
+from interlock.policy.ports import Decided, PolicyMoved, Reservation
+from interlock.store import keys
+from interlock.store.connection import Command, Connection
+from interlock.store.documents import policy_from_json
+
+MINUTE_MS, HOUR_MS = 60_000, 3_600_000
+# A period is the bucket that runs and this many before it.
+PERIODS = {"hour": ("minutes", MINUTE_MS, 60), "day": ("hours", HOUR_MS, 24), "week": ("hours", HOUR_MS, 168)}
+# A call's record without its answer.
+RECORD = (
+    "state",
+    "call_id",
+    "tool",
+    "fence",
+    "attempt",
+    "lease_until",
+    "hold",
+    "charged",
+    "first_seen",
+    "tries",
+    "status",
+)
+
+
+class RedisLedger:
+    """The ledger in Redis. One operation is one script on one slot."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._redis = connection
+
+    async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
+        scope = reservation.scope
+        reply, world, namespace = await self._redis.run(
+            "authorize", _authorize_keys(reservation), _authorize_args(reservation), _epoch_reads(scope)
+        )
+        if reply[0] == b"POLICY":
+            return PolicyMoved(policy_from_json(int(reply[1]), reply[2]))
+        return Decided(_decision(reservation, reply), _epochs(world, namespace))
+
+    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision) -> None:
+        if decision.permit is not None:
+            await self.settle(decision.permit, Outcome.NOT_SENT, None, "superseded", event="withdrawal", facts="{}")
+            return
+        at = [keys.of_agent(scope, part) for part in ("state", f"attempt:{attempt_id}", "audit")]
+        await self._redis.run("withdraw", at, [tool, decision.call_id, decision.verdict, "{}"])
+
+    async def renew(self, permit: Permit, lease_ms: int) -> tuple[str, Epochs]:
+        at = [keys.of_agent(permit.scope, part) for part in ("config", "state", f"call:{permit.key}", "open")]
+        reply, world, namespace = await self._redis.run(
+            "renew", at, [*_proof(permit), lease_ms], _epoch_reads(permit.scope)
+        )
+        return reply.decode(), _epochs(world, namespace)
+
+    async def settle(
+        self,
+        permit: Permit,
+        outcome: Outcome,
+        answer: Answer | None,
+        failure: str,
+        *,
+        event: str,
+        facts: str,
+    ) -> Settlement:
+        scope = permit.scope
+        parts = ("state", f"call:{permit.key}", "open", f"attempt:{permit.attempt_id}")
+        at = [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), keys.of_agent(scope, "audit")]
+        told = answer or Answer(status=0, kept=False)
+        reply = await self._redis.run(
+            "settle",
+            at,
+            [
+                *_proof(permit),
+                outcome,
+                event,
+                failure,
+                told.status,
+                told.head,
+                told.body,
+                int(told.kept),
+                told.size,
+                told.digest,
+                keys.SETTLED_CHANNEL,
+                facts,
+                permit.tool,
+            ],
+        )
+        applied, now, charged = reply[0]
+        return Settlement(applied == b"1", Outcome(now.decode()) if now else outcome, int(charged))
+
+    async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None:
+        (key,) = await self._redis.ask("find_call", ("GET", keys.of_agent(scope, "id", call_id)))
+        if key is not None:
+            found = await self._record(scope, key.decode())
+            if found is not None and found[0].call_id == call_id:
+                return found
+        for member in await self._open_keys(scope):
+            found = await self._record(scope, member)
+            if found is not None and found[0].call_id == call_id:
+                return found
+        return None
+
+    async def open_calls(self, scope: Scope) -> Sequence[CallRecord]:
+        records = [await self._record(scope, key) for key in await self._open_keys(scope)]
+        return [record[0] for record in records if record is not None]
+
+    async def events(self, scope: Scope, *, after_seq: int, limit: int) -> Sequence[Event]:
+        command = ("XRANGE", keys.of_agent(scope, "audit"), f"{after_seq + 1}", "+", "COUNT", limit)
+        (entries,) = await self._redis.ask("events", command)
+        return [_event(scope, entry, fields) for entry, fields in entries]
+
+    async def latest_events(self, scope: Scope, *, before_seq: int | None, limit: int) -> Sequence[Event]:
+        newest = "+" if before_seq is None else f"({before_seq}-0"
+        command = ("XREVRANGE", keys.of_agent(scope, "audit"), newest, "-", "COUNT", limit)
+        (entries,) = await self._redis.ask("events", command)
+        return [_event(scope, entry, fields) for entry, fields in entries]
+
+    async def figures(self, scope: Scope, period: str) -> Figures:
+        name, unit_ms, back = PERIODS[period]
+        time_reply, counters = await self._redis.ask("figures", ("TIME",), ("HGETALL", keys.of_agent(scope, name)))
+        return _figures(counters, _now_ms(time_reply) // unit_ms - back)
+
+    async def running(self, scope: Scope, call_id: str) -> int:
+        found = await self.call(scope, call_id)
+        if found is None or found[0].state != "in_flight":
+            return 0
+        (time_reply,) = await self._redis.ask("running", ("TIME",))
+        return max(0, found[0].lease_until_ms - _now_ms(time_reply))
+
+    @asynccontextmanager
+    async def settled(self) -> AsyncIterator[AsyncIterator[str]]:
+        async with self._redis.subscription(keys.SETTLED_CHANNEL) as messages:
+            yield (message.decode() async for message in messages)
+
+    async def _open_keys(self, scope: Scope) -> list[str]:
+        (members,) = await self._redis.ask("open_calls", ("ZRANGE", keys.of_agent(scope, "open"), 0, -1))
+        return [member.decode() for member in members]
+
+    async def _record(self, scope: Scope, key: str) -> tuple[CallRecord, Permit] | None:
+        command = ("HMGET", keys.of_agent(scope, "call", key), *RECORD)
+        time_reply, values = await self._redis.ask("call", ("TIME",), command)
+        if values[0] is None:
+            return None
+        record = {name: (value or b"").decode() for name, value in zip(RECORD, values, strict=True)}
+        return _call(scope, key, record, _now_ms(time_reply))
+
+
+def _authorize_keys(reservation: Reservation) -> list[str]:
+    scope = reservation.scope
+    parts = (
+        "config",
+        "state",
+        f"call:{reservation.key}",
+        "open",
+        f"id:{reservation.call_id}",
+        f"attempt:{reservation.attempt_id}",
+    )
+    return [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), keys.of_agent(scope, "audit")]
+
+
+def _authorize_args(reservation: Reservation) -> list[str | int]:
+    limits = reservation.limits
+    return [
+        reservation.attempt_id,
+        reservation.call_id,
+        reservation.key,
+        reservation.fingerprint,
+        reservation.tool,
+        reservation.policy_version,
+        reservation.switch_reason,
+        reservation.rule_reason,
+        limits.cost_micros,
+        limits.actions_per_hour,
+        limits.calls_of_tool,
+        limits.spend_micros_per_day,
+        reservation.lease_ms,
+        int(reservation.hold),
+        reservation.ttl_ms,
+        int(reservation.will_wait),
+        reservation.awaited_call_id,
+        f"{reservation.basis.world}.{reservation.basis.namespace}",
+        reservation.facts,
+    ]
+
+
+def _epoch_reads(scope: Scope) -> list[Command]:
+    """Read after the script on the same connection: what they say is at least as new as what the script saw."""
+    return [
+        ("GET", keys.of_namespace(keys.WORLD, "epoch")),
+        ("GET", keys.of_namespace(scope.namespace, "epoch")),
+    ]
+
+
+def _epochs(world: bytes | None, namespace: bytes | None) -> Epochs:
+    return Epochs(int(world or 0), int(namespace or 0))
+
+
+def _proof(permit: Permit) -> list[str | int]:
+    return [permit.key, permit.call_id, permit.fence, permit.attempt_id]
+
+
+def _decision(reservation: Reservation, reply: Sequence[Any]) -> Decision:
+    verdict, reason, call_id, basis = (part.decode() for part in reply[:4])
+    fence, retry_after_ms, charged, actions, calls, spend, resets = (int(part) for part in reply[4:11])
+    permit = None
+    if verdict == Verdict.EXECUTE:
+        scope, tool, key = reservation.scope, reservation.tool, reservation.key
+        permit = Permit(scope, tool, key, call_id, fence, reservation.attempt_id, reservation.lease_ms)
+    failure, answer = _told(reply[11:])
+    world, namespace = basis.split(".")
+    return Decision(
+        verdict=Verdict(verdict),
+        reason=reason,
+        call_id=call_id,
+        basis=Epochs(int(world), int(namespace)),
+        permit=permit,
+        answer=answer,
+        failure=failure,
+        retry_after_ms=retry_after_ms,
+        charged_micros=charged,
+        remaining=Remaining(actions, calls, spend, resets),
+    )
+
+
+def _told(parts: Sequence[bytes]) -> tuple[str, Answer | None]:
+    if not parts:
+        return "", None
+    failure, status, head, body, kept, size, digest = parts
+    if not status or status == b"0":
+        return failure.decode(), None
+    return failure.decode(), Answer(int(status), head, body, kept == b"1", int(size), digest)
+
+
+def _call(scope: Scope, key: str, record: dict[str, str], now_ms: int) -> tuple[CallRecord, Permit]:
+    lease_until = int(record["lease_until"])
+    state = record["state"]
+    if state == "in_flight" and lease_until <= now_ms:
+        state = "unknown" if record["hold"] == "1" else "expired"
+    call_id, fence = record["call_id"], int(record["fence"])
+    return (
+        CallRecord(
+            call_id=call_id,
+            agent_id=scope.agent_id,
+            tool=record["tool"],
+            key=key,
+            state=state,
+            first_seen_ms=int(record["first_seen"]),
+            lease_until_ms=lease_until,
+            charged_micros=int(record["charged"]),
+            fence=fence,
+            tries=int(record["tries"]),
+            status=int(record["status"] or 0),
+        ),
+        Permit(scope, record["tool"], key, call_id, fence, record["attempt"], 0),
+    )
+
+
+def _event(scope: Scope, entry_id: bytes, fields: Sequence[bytes]) -> Event:
+    seq, at_ms = entry_id.decode().split("-")
+    entry = _text(fields)
+    return Event(
+        seq=int(seq),
+        at_ms=int(at_ms),
+        type=entry["type"],
+        agent_id=scope.agent_id,
+        tool=entry["tool"],
+        call_id=entry["call"],
+        verdict=entry["verdict"],
+        reason=entry["reason"],
+        charged_micros=int(entry["charged"]),
+        facts=json.loads(entry["facts"]),
+    )
+
+
+def _figures(counters: Any, oldest: int) -> Figures:
+    totals: dict[str, int] = {}
+    for name, value in _text(counters).items():
+        bucket, _, what = name.partition(":")
+        if what and what != "seq" and int(bucket) >= oldest:
+            totals[what] = totals.get(what, 0) + int(value)
+    tools = [(what[2:], count) for what, count in totals.items() if what.startswith("t:") and count > 0]
+    ranked = tuple(sorted(tools, key=lambda item: (-item[1], item[0])))
+    return Figures(totals.get("a", 0), totals.get("b", 0), totals.get("s", 0), ranked)
+
+
+def _text(fields: Any) -> dict[str, str]:
+    """A hash's or a stream entry's fields as text."""
+    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
+    return {name.decode(): value.decode() for name, value in pairs}
+
+
+def _now_ms(reply: Any) -> int:
+    """The reply of TIME (seconds, microseconds) in unix ms."""
+    seconds, micros = reply
+    return int(seconds) * 1000 + int(micros) // 1000

@@ -1,0 +1,132 @@
+-- Decides one call and, if it may run, reserves its key, its action and its cost.
+--
+-- KEYS  1 config  2 state  3 call  4 open  5 id  6 attempt  7 minutes  8 hours  9 days  10 audit
+-- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 policy_version  7 switch_reason  8 rule_reason
+--       9 cost  10 max_actions  11 max_tool_calls  12 max_spend  13 lease_ms  14 hold  15 ttl_ms  16 will_wait
+--       17 awaited  18 basis  19 facts
+-- Returns  {POLICY, version, policy} if the policy moved (nothing is written), else
+--       {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left, spend_left,
+--        day_resets_in_ms, failure, status, head, body, kept, size, digest}
+-- Atomic because the switch, the key, the three budgets and the event are one decision: no two calls may both see
+-- the last action left, and no call may run without its record.
+--
+-- include: clock
+-- include: trail
+-- include: windows
+local config, state, call, open, id, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
+local windows, audit = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10]
+local attempt_id, call_id, key, fingerprint, tool = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
+local cost, max_actions = tonumber(ARGV[9]), tonumber(ARGV[10])
+local max_tool_calls, max_spend = tonumber(ARGV[11]), tonumber(ARGV[12])
+local lease_ms, hold, ttl_ms, will_wait, awaited = tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16], ARGV[17]
+local ATTEMPT_TTL_MS = 120000
+
+-- The leader's answer, in the order of the reply.
+local function answer()
+  local kept = redis.call('HMGET', call, 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest')
+  for i = 1, 7 do kept[i] = kept[i] or '' end
+  return kept
+end
+
+local function reply(decision)
+  if decision[1] == 'REPLAY' then
+    for _, part in ipairs(answer()) do decision[#decision + 1] = part end
+  end
+  return decision
+end
+
+local seen = redis.call('GET', attempt)
+if seen then return reply(cmsgpack.unpack(seen)) end
+
+local version, off = unpack(redis.call('HMGET', config, 'version', 'off'))
+if (version or '0') ~= ARGV[6] then
+  return { 'POLICY', version or '0', redis.call('HGET', config, 'policy') or '' }
+end
+
+local now = clock(state)
+roll(windows, state, audit, now)
+local today = int(bucket(now, DAY))
+
+local function used_actions() return tonumber(redis.call('HGET', windows.minutes, 'total')) end
+local function used_today(what) return tonumber(redis.call('HGET', windows.days, today .. ':' .. what) or 0) end
+local function left(limit, used) return limit < 0 and '-1' or int(math.max(0, limit - used)) end
+local day_resets_in_ms = (bucket(now, DAY) + 1) * DAY - now
+
+local function decide(verdict, reason, about, more)
+  more = more or {}
+  local charged = more.charged or 0
+  if verdict == 'BLOCKED' then add(windows, now, now, 'b', 1) end
+  record(state, audit, now, { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason,
+    charged = charged, facts = ARGV[19] })
+  keep(state, audit)
+  local decision = { verdict, reason, about, ARGV[18], int(more.fence or 0), int(more.retry_after_ms or 0), int(charged),
+    left(max_actions, max_actions < 0 and 0 or used_actions()),
+    left(max_tool_calls, max_tool_calls < 0 and 0 or used_today('t:' .. tool)),
+    left(max_spend, max_spend < 0 and 0 or used_today('s')), int(day_resets_in_ms) }
+  redis.call('SET', attempt, cmsgpack.pack(decision), 'PX', ATTEMPT_TTL_MS)
+  return reply(decision)
+end
+
+-- 1. Kill switches, then lists.
+if ARGV[7] ~= '' then return decide('BLOCKED', ARGV[7], call_id) end
+if off == '1' then return decide('BLOCKED', 'agent_disabled', call_id) end
+if ARGV[8] ~= '' then return decide('BLOCKED', ARGV[8], call_id) end
+
+-- 2. Deduplication.
+local was = {}
+was.state, was.call_id, was.fingerprint, was.lease_until, was.hold, was.ambiguous, was.charged, was.outcome, was.tries,
+  was.first_seen = unpack(redis.call('HMGET', call, 'state', 'call_id', 'fingerprint', 'lease_until', 'hold',
+    'ambiguous', 'charged', 'outcome', 'tries', 'first_seen'))
+local ambiguous = was.ambiguous == '1'
+
+if was.state and awaited ~= '' and was.call_id == awaited and was.state == 'open' then
+  return decide('REPLAY', 'tool_idempotency', was.call_id)
+end
+local freed = not was.state or (was.state == 'open' and not ambiguous)
+if not freed and was.fingerprint ~= fingerprint then return decide('MISMATCH', 'idempotency_key_reused', was.call_id) end
+if was.state == 'succeeded' then return decide('REPLAY', 'tool_idempotency', was.call_id) end
+if was.state == 'in_flight' and tonumber(was.lease_until) > now then
+  if will_wait == '1' then redis.call('HSET', call, 'waiters', '1') end
+  return decide('IN_FLIGHT', 'in_flight', was.call_id, { retry_after_ms = tonumber(was.lease_until) - now })
+end
+if was.state == 'in_flight' then
+  -- Its sidecar died between send and settle: nobody knows whether it happened.
+  if was.hold == '1' then redis.call('HSET', call, 'state', 'unknown') else ambiguous = true end
+end
+if was.state == 'unknown' or (was.state == 'in_flight' and was.hold == '1') then
+  return decide('UNKNOWN', 'outcome_unknown', was.call_id)
+end
+
+-- 3. Budgets. Spend is charged once a key, an action each time.
+local charged = (not freed and tonumber(was.charged)) or 0
+local due = math.max(0, cost - charged)
+if max_actions >= 0 and used_actions() >= max_actions then
+  local wait
+  for minute = bucket(now, MINUTE) - 60, bucket(now, MINUTE) do
+    if tonumber(redis.call('HGET', windows.minutes, int(minute) .. ':a') or 0) > 0 then
+      wait = (minute + 61) * MINUTE - now
+      break
+    end
+  end
+  return decide('BLOCKED', 'max_actions_per_hour_exceeded', call_id, { retry_after_ms = wait or 0 })
+end
+if max_tool_calls >= 0 and used_today('t:' .. tool) >= max_tool_calls then
+  return decide('BLOCKED', 'max_calls_per_tool_exceeded', call_id, { retry_after_ms = day_resets_in_ms })
+end
+if max_spend >= 0 and due > 0 and used_today('s') + due > max_spend then
+  return decide('BLOCKED', 'max_spend_usd_per_day_exceeded', call_id, { retry_after_ms = day_resets_in_ms })
+end
+
+-- 4. Reserve. Reserving is charging. The fence outlives the counters: it never falls behind the clock.
+local fence = math.max(tonumber(redis.call('HGET', state, 'fence') or 0) + 1, now)
+redis.call('HSET', state, 'fence', int(fence))
+redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest', 'waiters')
+redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', attempt_id, 'fence', int(fence),
+  'fingerprint', fingerprint, 'tool', tool, 'lease_until', int(now + lease_ms), 'hold', hold, 'ttl', ttl_ms,
+  'ambiguous', ambiguous and '1' or '0', 'charged', int(charged + due), 'due', int(due), 'at', int(now),
+  'tries', int(tonumber(was.tries or 0) + 1), 'first_seen', (not freed and was.first_seen) or int(now))
+redis.call('PERSIST', call)
+redis.call('ZADD', open, int(now + lease_ms), key)
+redis.call('SET', id, key, 'PX', int(tonumber(ttl_ms) + 7 * DAY))
+tally(windows, now, now, tool, 1, due)
+return decide('EXECUTE', 'ok', call_id, { fence = fence, charged = due })

@@ -1,0 +1,20 @@
+-- Pulls or lifts an agent's kill switch.
+--
+-- KEYS  1 config  2 state  3 audit
+-- ARGV  1 off 1|0  2 reason  3 facts
+-- Returns  unix ms since when it is pulled, 0 if it is not
+-- Atomic because the switch and its event are one; pulled again, it keeps the time of the first pull.
+--
+-- include: clock
+-- include: trail
+local now = clock(KEYS[2])
+local since = 0
+if ARGV[1] == '1' then
+  local was = redis.call('HMGET', KEYS[1], 'off', 'off_at')
+  since = was[1] == '1' and tonumber(was[2]) or now
+end
+redis.call('HSET', KEYS[1], 'off', ARGV[1], 'off_reason', ARGV[1] == '1' and ARGV[2] or '', 'off_at', int(since))
+record(KEYS[2], KEYS[3], now, { type = 'switch', tool = '', call = '', verdict = ARGV[1] == '1' and 'PULLED' or 'LIFTED',
+  reason = ARGV[2], charged = 0, facts = ARGV[3] })
+keep(KEYS[2], KEYS[3])
+return int(since)
