@@ -7,7 +7,7 @@ import time
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
-from interlock.governance.errors import InvalidRequestError
+from interlock.governance.errors import InternalError, InvalidRequestError
 from interlock.policy.model import AGENT_ID, TOOL_NAME, Tool, ToolSecret
 from interlock.policy.secrets import Keyring
 
@@ -124,9 +124,12 @@ def with_secrets(tool: Tool, secrets: Secrets, stored: Tool | None, namespace: s
     owner = owner_of(namespace, tool)
     now_ms = int(time.time() * 1000)
     kept = stored.secrets if stored else ()
-    if secrets.signing is not None and not _is_current(secrets.signing, kept, owner, keyring):
-        replaced = [replace(kept[0], until_ms=now_ms + secrets.grace_s * 1000)] if kept and secrets.grace_s else []
-        kept = (_secret(secrets.signing, owner, keyring), *replaced)
+    if secrets.signing is not None:
+        current = _readable(kept[0], owner, keyring) if kept else None
+        if secrets.signing != current:
+            graced = current is not None and secrets.grace_s > 0
+            replaced = [replace(kept[0], until_ms=now_ms + secrets.grace_s * 1000)] if graced else []
+            kept = (_secret(secrets.signing, owner, keyring), *replaced)
     header, value = (stored.upstream_header, stored.upstream_value) if stored else ("", None)
     if secrets.upstream_header is not None:
         header = secrets.upstream_header
@@ -156,8 +159,12 @@ def _secret(value: str, owner: str, keyring: Keyring) -> ToolSecret:
     return ToolSecret(secret_id, "•••• " + value[-4:], keyring.seal(value, owner))
 
 
-def _is_current(value: str, kept: tuple[ToolSecret, ...], owner: str, keyring: Keyring) -> bool:
-    return bool(kept) and keyring.open(kept[0].sealed, owner) == value
+def _readable(secret: ToolSecret, owner: str, keyring: Keyring) -> str | None:
+    """A stored secret, or None if its master key is gone: it can still be replaced then."""
+    try:
+        return keyring.open(secret.sealed, owner)
+    except InternalError:
+        return None
 
 
 def _is_agent_scope(scope_id: str) -> bool:
