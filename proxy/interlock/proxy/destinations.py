@@ -4,6 +4,7 @@ A URL is judged twice: as it is written, and, where it names a host, by the addr
 connecting, so that an answer that changes in between (DNS rebinding) gains nothing.
 """
 
+import re
 import socket
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 
@@ -33,6 +34,7 @@ _REFUSED_NETWORKS = tuple(
         "fd20:ce::254/128",
     )
 )
+_URL_CHARACTERS = re.compile(r"[!-~]*")
 _METADATA_NAMES = frozenset({"metadata", "metadata.google.internal", "metadata.goog", "instance-data"})
 _LOOPBACK = IPv4Address("127.0.0.1")
 _NAT64 = IPv6Network("64:ff9b::/96")  # RFC 6052
@@ -73,6 +75,8 @@ class Destinations:
         return None
 
     def _problem_of_url(self, url: str) -> str | None:
+        if not _URL_CHARACTERS.fullmatch(url):
+            return "it holds characters that must be percent-encoded"
         try:
             parts = URL(url, encoded=True)
             host, port = parts.raw_host, parts.port
@@ -82,12 +86,14 @@ class Destinations:
             return "it is not an absolute http or https URL"
         if parts.raw_user is not None or parts.raw_password is not None or "#" in url:
             return "it holds user information or a fragment"
-        name = host.lower().rstrip(".")
-        if address := _address(name):
+        return self._problem_of_host(host.lower().rstrip("."), port)
+
+    def _problem_of_host(self, host: str, port: int) -> str | None:
+        if address := _address(host):
             return self.problem_of_address(address, port)
-        if _is_numeric(name):
+        if _is_numeric(host):
             return "its address is not in the usual spelling"
-        return f"{name} is a metadata service" if name in _METADATA_NAMES else None
+        return f"{host} is a metadata service" if host in _METADATA_NAMES else None
 
 
 class _Resolver(AbstractResolver):
@@ -109,21 +115,21 @@ class _Resolver(AbstractResolver):
         await self._system.close()
 
 
-def _address(name: str) -> Address | None:
+def _address(host: str) -> Address | None:
     """The address that a host is written as; `localhost` is one by definition (RFC 6761 6.3)."""
-    if name == "localhost" or name.endswith(".localhost"):
+    if host == "localhost" or host.endswith(".localhost"):
         return _LOOPBACK
     try:
-        return ip_address(name)
+        return ip_address(host)
     except ValueError:
         return None
 
 
-def _is_numeric(name: str) -> bool:
-    """Whether the C library would read a name as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1."""
+def _is_numeric(host: str) -> bool:
+    """Whether the C library would read a host as an IPv4 address: 2130706433, 0x7f.1, 0177.0.0.1."""
     try:
-        socket.inet_aton(name)
-    except (OSError, UnicodeEncodeError):
+        socket.inet_aton(host)
+    except OSError:
         return False
     return True
 

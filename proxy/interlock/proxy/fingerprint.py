@@ -74,7 +74,9 @@ def _canonical(body: bytes, ignored: Collection[str]) -> bytes | None:
 def _exact(literal: str) -> object:
     """The double a literal stands for, or, where it would stand for another number, something rfc8785 refuses."""
     value = strict_json.finite(literal)
+    shortest = repr(value)
     try:
-        return value if Decimal(literal) == Decimal(repr(value)) else _INEXACT
+        exact = literal == shortest or Decimal(literal) == Decimal(shortest)
     except InvalidOperation:  # an exponent so small that even Decimal has no room for it
-        return _INEXACT
+        exact = False
+    return value if exact else _INEXACT
