@@ -15,6 +15,7 @@ import typer
 from interlock.governance.errors import InterlockError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8400"
+LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
 TIMEOUT_S = 10.0
 
 FAILED = 1
@@ -74,10 +75,13 @@ class Client:
 def connected() -> Iterator[Client]:
     """A client as the environment describes it. A failure inside ends the command: its message, its exit code."""
     try:
+        root = base_url(os.environ.get("INTERLOCK_BASE_URL") or DEFAULT_BASE_URL)
+        key = api_key(os.environ.get("INTERLOCK_API_KEY", ""))
         with httpx.Client(
-            base_url=base_url(os.environ.get("INTERLOCK_BASE_URL") or DEFAULT_BASE_URL),
-            headers={"Authorization": f"Bearer {api_key(os.environ.get('INTERLOCK_API_KEY', ''))}"},
+            base_url=root,
+            headers={"Authorization": f"Bearer {key}"},
             timeout=TIMEOUT_S,
+            trust_env=urlsplit(root).hostname not in LOOPBACK,  # HTTP_PROXY shall not see a key meant for this machine
         ) as http:
             yield Client(http)
     except ApiError as error:

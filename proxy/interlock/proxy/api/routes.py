@@ -1,5 +1,6 @@
 """The routes of the REST API. Handlers translate between JSON and protobuf; the engine authenticates and judges."""
 
+import re
 from collections.abc import Awaitable, Callable
 from functools import partial
 
@@ -43,7 +44,14 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
 
 def routes(api: Api) -> list[web.RouteDef]:
     """What the agent-facing listener serves under `/v1`, `/v1/ai/run` excepted. Needs the middleware `v1_errors`."""
-    return [web.route(method, path, partial(_answer, api, answering)) for method, path, answering in TABLE]
+    return [
+        web.route(method, _with_braces(path), partial(_answer, api, answering)) for method, path, answering in TABLE
+    ]
+
+
+def _with_braces(path: str) -> str:
+    """Lets a segment hold braces, which `{name}` does not: such a name is to be refused, not its path unknown."""
+    return re.sub(r"\{(\w+)\}", r"{\1:[^/]+}", path)
 
 
 async def _answer(api: Api, answering: Answering, request: web.Request) -> web.Response:

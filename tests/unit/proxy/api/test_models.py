@@ -1,0 +1,140 @@
+from decimal import Decimal
+
+import pytest
+from pydantic import BaseModel, ValidationError
+
+from interlock.proxy.api.models import (
+    CallsQuery,
+    EventsQuery,
+    KeyBody,
+    LimitQuery,
+    PolicyBody,
+    ResolveBody,
+    SwitchBody,
+    ToolBody,
+)
+
+TOOL = {"name": "charge", "url": "https://pay.example/charge"}
+
+
+def places(model: type[BaseModel], body: object) -> list[str]:
+    """Where a body is wrong, `a.b` a place."""
+    with pytest.raises(ValidationError) as raised:
+        model.model_validate(body)
+    return [".".join(map(str, found["loc"])) for found in raised.value.errors()]
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most"),
+    [("timeout_ms", 250, 120_000), ("max_retries", 0, 10), ("replay_max_bytes", 0, 1_048_576)],
+)
+def test_numbers_of_a_tool_keep_to_the_contracts_bounds(field: str, least: int, most: int) -> None:
+    for good in (least, most):
+        ToolBody.model_validate({**TOOL, field: good})
+    for bad in (least - 1, most + 1, "1000", 1.5, True):
+        assert places(ToolBody, {**TOOL, field: bad}) == [field]
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "a/b", "a%2fb", "a b", "a\n", "a\x00", "ä", "a" * 129, "a{b}", "*"])
+def test_a_name_that_is_no_tools_name_is_refused(name: str) -> None:
+    assert places(ToolBody, {**TOOL, "name": name}) == ["name"]
+
+
+@pytest.mark.parametrize("scope", ["", "local", "agent:", "agent:a{b", "agent:a\n", "global "])
+def test_a_scope_that_is_none_is_refused(scope: str) -> None:
+    assert places(ToolBody, {**TOOL, "scope_id": scope}) == ["scope_id"]
+
+
+@pytest.mark.parametrize("field", ["reconcile_url", "on_governance_failure"])
+def test_a_field_of_the_contract_that_is_not_served_says_so(field: str) -> None:
+    with pytest.raises(ValidationError, match=f"{field} is not supported by this version"):
+        ToolBody.model_validate({**TOOL, field: "open"})
+
+
+def test_unknown_fields_are_refused_at_every_level() -> None:
+    body = {**TOOL, "uri": "x", "auth": {"secret": "12345678", "algo": "x"}, "dedup": {"ttl": 1}}
+    assert sorted(places(ToolBody, body)) == ["auth.algo", "dedup.ttl", "uri"]
+
+
+def test_a_signing_secret_has_eight_characters_and_is_not_removed_by_null() -> None:
+    assert places(ToolBody, {**TOOL, "auth": {"type": "hmac_sha256", "secret": "1234567"}}) == ["auth.secret"]
+    assert places(ToolBody, {**TOOL, "auth": None}) == ["auth"]
+
+
+@pytest.mark.parametrize("value", ["", "a\r\nX-Evil: 1", " padded ", "tab\there", "ä"])
+def test_an_injected_credential_cannot_break_its_header(value: str) -> None:
+    credential = {"header": "X-Api-Key", "value": value}
+    assert places(ToolBody, {**TOOL, "upstream_credential": credential}) == ["upstream_credential.value"]
+
+
+@pytest.mark.parametrize("header", ["", "X Api", "X-Api:", "Host", "content-length", "Transfer-Encoding"])
+def test_a_header_that_frames_the_message_is_not_injected(header: str) -> None:
+    credential = {"header": header, "value": "v"}
+    assert places(ToolBody, {**TOOL, "upstream_credential": credential}) == ["upstream_credential.header"]
+
+
+@pytest.mark.parametrize("methods", [[], ["get"], ["CONNECT"], ["TRACE"], "POST"])
+def test_methods_that_cannot_be_forwarded_are_refused(methods: object) -> None:
+    assert places(ToolBody, {**TOOL, "methods": methods})[0].startswith("methods")
+
+
+@pytest.mark.parametrize("spend", [-1, "5", True, None, Decimal("1e400"), Decimal("Infinity"), 10_000_001, []])
+def test_spend_is_a_number_of_dollars_in_bounds(spend: object) -> None:
+    if spend is None:
+        assert PolicyBody.model_validate({"max_spend_usd_per_day": None}).max_spend_usd_per_day is None
+    else:
+        assert places(PolicyBody, {"max_spend_usd_per_day": spend}) == ["max_spend_usd_per_day"]
+
+
+@pytest.mark.parametrize("price", [-1, Decimal("1000000.000001"), "1", None])
+def test_a_price_is_a_number_of_dollars_in_bounds(price: object) -> None:
+    assert places(PolicyBody, {"pricing_rules": [{"tool": "*", "price_usd": price}]}) == ["pricing_rules.0.price_usd"]
+
+
+def test_a_bare_limit_holds_for_each_tool() -> None:
+    assert PolicyBody.model_validate({"max_calls_per_tool": 5}).max_calls_per_tool == {"*": 5}
+
+
+@pytest.mark.parametrize("limit", [True, -1, Decimal("1.5"), {"a{b}": 1}, {"charge": -1}, {"charge": "1"}])
+def test_impossible_limits_are_refused(limit: object) -> None:
+    assert places(PolicyBody, {"max_calls_per_tool": limit})[0].startswith("max_calls_per_tool")
+
+
+def test_an_empty_allowlist_is_not_an_absent_one() -> None:
+    assert PolicyBody.model_validate({"allowed_tools": []}).allowed_tools == []
+    assert PolicyBody.model_validate({}).allowed_tools is None
+
+
+@pytest.mark.parametrize("limit", ["0", "501", "-1", "ten", "1.5", ""])
+def test_a_limit_outside_1_to_500_is_refused(limit: str) -> None:
+    for model in (LimitQuery, CallsQuery):
+        assert places(model, {"limit": limit}) == ["limit"]
+
+
+def test_the_limits_bounds_are_inside() -> None:
+    assert [LimitQuery.model_validate({"limit": limit}).limit for limit in ("1", "500")] == [1, 500]
+
+
+def test_a_query_with_an_unknown_parameter_is_refused() -> None:
+    assert places(CallsQuery, {"agent": "billing"}) == ["agent"]
+
+
+def test_events_are_of_one_agent() -> None:
+    assert places(EventsQuery, {}) == ["agent_id"]
+    assert places(EventsQuery, {"agent_id": "a", "after_seq": str(2**63)}) == ["after_seq"]
+
+
+@pytest.mark.parametrize(
+    ("model", "body", "place"),
+    [
+        (KeyBody, {"role": "root"}, "role"),
+        (KeyBody, {"role": "agent", "agent_id": "a}b"}, "agent_id"),
+        (KeyBody, {"role": "viewer", "label": "x" * 129}, "label"),
+        (ResolveBody, {"outcome": "rejected"}, "outcome"),
+        (ResolveBody, {"outcome": "succeeded", "note": "x" * 513}, "note"),
+        (SwitchBody, {"pulled": "yes"}, "pulled"),
+        (SwitchBody, {}, "pulled"),
+    ],
+)
+def test_bodies_of_our_own_routes_are_held_to_their_bounds(model: type[BaseModel], body: object, place: str) -> None:
+    assert places(model, body) == [place]

@@ -1,0 +1,75 @@
+import json
+
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import governance_pb2 as governance
+from interlock.proxy.api.models import ToolBody
+from interlock.proxy.api.tools import put_request, tool_json
+
+LEAST = {"name": "charge", "url": "https://pay.example/charge"}
+FULL = {
+    **LEAST,
+    "scope_id": "agent:billing",
+    "auth": {"type": "hmac_sha256", "secret": "s3cr3t-s3cr3t", "grace_s": 60},
+    "timeout_ms": 250,
+    "max_retries": 0,
+    "enabled": False,
+    "description": "Charges a card",
+    "methods": ["POST", "PUT"],
+    "subpaths": True,
+    "dedup": {"mode": "header", "ttl_s": 60, "ignore": ["trace"], "run_id": "argument"},
+    "on_ambiguous": "hold",
+    "read_only": True,
+    "risk": "high",
+    "upstream_credential": {"header": "X-Api-Key", "value": "upstream-secret"},
+    "replay_max_bytes": 0,
+}
+SHOWN_AS_PUT = FULL.keys() - {"auth", "upstream_credential"}
+
+
+def put(body: dict[str, object]) -> pb.PutToolRequest:
+    return put_request(ToolBody.model_validate(body))
+
+
+def test_every_field_reaches_the_engine_and_comes_back() -> None:
+    shown = tool_json(put(FULL).tool)
+    assert {name: shown[name] for name in SHOWN_AS_PUT} == {name: FULL[name] for name in SHOWN_AS_PUT}
+
+
+def test_secrets_go_beside_the_tool_and_never_come_back() -> None:
+    request = put(FULL)
+    assert request.secret == "s3cr3t-s3cr3t"
+    assert request.secret_grace_s == 60
+    assert request.upstream_credential == governance.UpstreamCredential(header="X-Api-Key", value="upstream-secret")
+    request.tool.has_secret = True
+    shown = tool_json(request.tool)
+    assert shown["has_secret"] is True
+    assert "s3cr3t" not in json.dumps(shown)
+    assert "upstream-secret" not in json.dumps(shown)
+
+
+def test_what_is_left_out_is_left_to_the_engines_defaults() -> None:
+    request = put(LEAST)
+    for field in ("timeout_ms", "max_retries", "enabled", "dedup_ttl_s", "replay_max_bytes"):
+        assert not request.tool.HasField(field)
+    assert request.tool.dedup_mode == governance.DEDUP_MODE_UNSPECIFIED
+    assert list(request.tool.methods) == []
+
+
+def test_secrets_left_out_stay_and_a_null_credential_is_removed() -> None:
+    kept, removed = put(LEAST), put({**LEAST, "upstream_credential": None})
+    assert not kept.HasField("secret")
+    assert not kept.HasField("upstream_credential")
+    assert removed.HasField("upstream_credential")
+    assert removed.upstream_credential.header == ""
+
+
+def test_without_a_dedup_mode_none_is_shown() -> None:
+    assert "mode" not in tool_json(pb.Tool())["dedup"]
+
+
+def test_a_retry_tool_is_shown_as_one_even_unspecified() -> None:
+    assert tool_json(pb.Tool())["on_ambiguous"] == "retry"
+
+
+def test_the_time_of_change_is_rfc_3339_in_utc() -> None:
+    assert tool_json(pb.Tool(updated_at_ms=1_767_225_600_123))["updated_at"] == "2026-01-01T00:00:00.123Z"
