@@ -24,6 +24,8 @@ class EngineSettings(BaseModel):
     listen: str = Field("127.0.0.1:8402", description="host:port of the gRPC listener")
     tls: TlsFiles | None = Field(None, description="TLS of the listener; without it only loopback is allowed")
     allow_plaintext: bool = Field(False, description="Listen without TLS on other addresses than loopback")
+    admin_host: str = Field("127.0.0.1", description="Address of the admin listener: metrics and health")
+    admin_port: int = Field(8403, ge=0, le=65_535, description="Its port; 0 takes a free one")
     sidecar_token: SecretStr | None = Field(
         None,
         min_length=16,
@@ -37,3 +39,4 @@ class EngineSettings(BaseModel):
     master_key_file: Path | None = Field(None, description="A file with the same, one a line")
     bootstrap_key: SecretStr | None = Field(None, description="The first admin key; created once, never resurrected")
     drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running requests at shutdown, ms")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")
