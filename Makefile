@@ -1,0 +1,61 @@
+# Every target sets up what it needs by itself, into .venv, and only once.
+
+PYTHON ?= python3
+BIN := .venv/bin
+# What `make run` needs, and what working on the code needs beside it: every package pinned by version and hash.
+RUN := .venv/.run-is-ready
+DEV := .venv/.dev-is-ready
+LOCK := --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host \
+	--no-emit-find-links --no-emit-options --extra embedded
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test check format proto soak lock
+
+help: ## lists these targets
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+setup: $(DEV) ## makes the virtual environment .venv with everything to run, test and change Interlock
+
+demo: $(RUN) ## plays the main job: a real agent, a real signed tool, a real Redis (under two minutes, set-up included)
+	@$(BIN)/python demo/play.py
+
+test: $(DEV) ## runs all tests
+	$(BIN)/pytest $(PYTEST)
+
+check: $(DEV) ## linters, formatting, types, and whether the generated code is fresh
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/mypy
+	scripts/proto.sh --check
+
+format: $(DEV) ## puts the code into the shape that `make check` asks for
+	$(BIN)/ruff check --fix
+	$(BIN)/ruff format
+
+proto: $(DEV) ## writes the code that is generated from proto/**/*.proto
+	scripts/proto.sh
+
+soak: $(DEV) ## runs the tests that take long
+	$(BIN)/pytest -m soak
+
+lock: $(DEV) ## pins the newest versions that pyproject.toml allows
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile $(LOCK) --upgrade \
+		--build-deps-for editable -o requirements.lock pyproject.toml
+	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile $(LOCK) --upgrade \
+		--extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+
+$(BIN)/pip:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+		|| { echo "Interlock needs Python 3.11 or newer; name one: make PYTHON=python3.11 $(MAKECMDGOALS)" >&2; exit 1; }
+	@$(PYTHON) -m venv .venv \
+		|| { echo "Python cannot make virtual environments here; on Debian: apt install python3-venv" >&2; exit 1; }
+
+$(RUN): $(BIN)/pip requirements.lock pyproject.toml
+	@echo "Setting up .venv ..."
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --no-build-isolation --no-deps -e .
+	@touch $@
+
+$(DEV): $(RUN) requirements-dev.lock
+	@$(BIN)/pip install --quiet --disable-pip-version-check --require-hashes -r requirements-dev.lock
+	@touch $@
