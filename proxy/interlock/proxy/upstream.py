@@ -112,6 +112,8 @@ class Upstream:
         except ValueError as error:  # refused while the head was being put together
             raise UpstreamError("upstream_invalid", "the request cannot be put into HTTP", sent=False) from error
         try:
+            if not 200 <= response.status <= 599:  # RFC 9110 15; the client itself has skipped 100 and 103
+                raise UpstreamError("upstream_invalid", "the tool's answer has no final status", sent=True)
             yield UpstreamAnswer(response)
         finally:
             response.close()
