@@ -124,7 +124,7 @@ def decoded(response: httpx.Response) -> Json:
 
 def explained(status: int, detail: Json) -> str:
     """An error's `detail` in one line, or a line for each invalid value."""
-    if isinstance(detail, list):
+    if status == httpx.codes.UNPROCESSABLE_ENTITY and isinstance(detail, list):
         return "\n".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in detail)
     if isinstance(detail, dict) and "message" in detail:
         return f"{detail['message']} ({detail.get('error', status)})"

@@ -20,7 +20,7 @@ _UNBROKEN = 10_000
 
 def show_json(value: object) -> None:
     """Prints a value as JSON, as the API gave it."""
-    typer.echo(json.dumps(value, indent=2, ensure_ascii=False))
+    typer.echo(json.dumps(value, indent=2))
 
 
 def show_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
@@ -57,15 +57,16 @@ def show_one(fields: Row, *, as_json: bool) -> None:
 
 def cell(value: object) -> str:
     """A value as a person reads it."""
-    if value is None or value in ("", [], {}):
+    if value is None or value == "":
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
     if isinstance(value, list):
-        return ", ".join(cell(held) for held in value)
+        return ", ".join(cell(held) for held in value) or "none"  # an empty allowlist is not an absent one
     if isinstance(value, dict):
-        return ", ".join(f"{name}: {cell(held)}" for name, held in value.items())
-    return str(value)
+        return ", ".join(f"{name}: {cell(held)}" for name, held in value.items()) or "none"
+    # What others wrote (labels, reasons) must not move the reader's cursor.
+    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
 
 
 def _console() -> Console:

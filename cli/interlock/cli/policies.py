@@ -66,16 +66,16 @@ def put(
 
 def pairs(given: Sequence[str], number: Callable[[str], Number]) -> list[tuple[str, Number]]:
     """`TOOL=NUMBER` as pairs. A tool's name holds no `=`. Raises BadParameter."""
-    found = []
-    for pair in given:
-        tool, sign, written = pair.partition("=")
-        try:
-            found.append((tool, number(written)))
-        except ValueError as error:
-            raise typer.BadParameter(f"{pair} is not TOOL=NUMBER") from error
-        if not (tool and sign):
-            raise typer.BadParameter(f"{pair} is not TOOL=NUMBER")
-    return found
+    return [_pair(*written.partition("="), number) for written in given]
+
+
+def _pair(tool: str, sign: str, written: str, number: Callable[[str], Number]) -> tuple[str, Number]:
+    if not (tool and sign):
+        raise typer.BadParameter(f"{tool}{sign}{written} is not TOOL=NUMBER")
+    try:
+        return tool, number(written)
+    except ValueError as error:
+        raise typer.BadParameter(f"{tool}={written} is not TOOL=NUMBER") from error
 
 
 def usd(written: str) -> float:

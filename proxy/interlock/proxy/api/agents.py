@@ -1,8 +1,7 @@
 """`/v1/agents`: an agent's kill switch, its log and its figures."""
 
-from google.protobuf.json_format import MessageToDict
-
 from interlock.governance.v1 import admin_pb2 as pb
+from interlock.proxy.api.audit import facts_of
 from interlock.proxy.api.models import AGENT_ID, LimitQuery, PeriodQuery, ReasonBody
 from interlock.proxy.api.money import usd_of
 from interlock.proxy.api.times import rfc3339
@@ -51,7 +50,7 @@ def status_json(status: pb.AgentStatus) -> dict[str, object]:
 
 def decision_json(event: pb.Event) -> dict[str, object]:
     """A decision as an item of the contract's log, with our `call_id` beside. `ts` is unix seconds."""
-    facts = MessageToDict(event.facts)
+    facts = facts_of(event)
     return {
         "ts": event.at_ms // 1000,
         "agent_id": event.agent_id,

@@ -27,5 +27,11 @@ def event_json(event: pb.Event) -> dict[str, object]:
         "verdict": event.verdict or None,
         "reason": event.reason or None,
         "charged_usd": usd_of(event.charged_micros),
-        "facts": MessageToDict(event.facts),
+        "facts": facts_of(event),
     }
+
+
+def facts_of(event: pb.Event) -> dict[str, object]:
+    """What the writer of an event knew beside. Protobuf's Struct has doubles only: whole ones are integers again."""
+    facts = MessageToDict(event.facts).items()
+    return {name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact for name, fact in facts}

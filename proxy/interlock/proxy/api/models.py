@@ -106,7 +106,7 @@ class Query(BaseModel):
 
 class ToolAuth(Body):
     type: Literal["hmac_sha256"] = "hmac_sha256"
-    secret: Annotated[SecretStr, Field(min_length=8, max_length=512)]
+    secret: Annotated[SecretStr, Field(min_length=8, max_length=1024)]
     grace_s: Annotated[int, Field(ge=0, le=604_800)] | None = None
 
 
