@@ -1,0 +1,1 @@
+"""The sidecar: intercept → identify → authorize → sign → forward → settle. Never touches Redis."""

@@ -1,0 +1,102 @@
+"""The way in: reads a request whole, and writes an answer exactly as given. All of aiohttp's server that calls see."""
+
+from http import HTTPStatus
+
+from aiohttp import hdrs, web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.http import HttpVersion11
+
+from interlock.governance.errors import InvalidRequestError
+from interlock.proxy.api.errors import BodyTooLargeError
+from interlock.proxy.call import Headers, Incoming
+from interlock.proxy.outcomes import has_no_body
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+
+
+async def incoming_of(request: web.Request, max_body_bytes: int) -> Incoming:
+    """The request, read whole. Errors: `body_too_large` as soon as it is known, `invalid_body` for broken framing."""
+    return Incoming(
+        method=request.method,
+        target=request.raw_path,
+        headers=tuple(request.headers.items()),
+        body=await _body(request, max_body_bytes),
+        request_id=request[REQUEST_ID],
+    )
+
+
+async def _body(request: web.Request, max_body_bytes: int) -> bytes:
+    if (request.content_length or 0) > max_body_bytes:
+        raise BodyTooLargeError(max_body_bytes)
+    body = bytearray()
+    try:
+        async for piece in request.content.iter_any():
+            body += piece
+            if len(body) > max_body_bytes:
+                raise BodyTooLargeError(max_body_bytes)
+    except web.RequestPayloadError as error:
+        raise InvalidRequestError("invalid_body", "the body's framing is broken") from error
+    return bytes(body)
+
+
+class ExactAnswer(web.StreamResponse):
+    """An answer whose fields are those given and no more: aiohttp's own would add a Server, a Date and a Content-Type
+    to a tool's answer. With a `body` it leaves at once; without, piece by piece.
+    """
+
+    def __init__(self, status: int, headers: Headers, body: bytes | None = None) -> None:
+        super().__init__(status=status)
+        for name, value in headers:
+            self.headers.add(name, value)
+        self._whole = body
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter | None:
+        """Writes the head, with all of the body if that is known."""
+        if self.prepared:
+            return self._payload_writer
+        self._req = request
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        writer = self._payload_writer = request.writer
+        chunked = self._frame(request)
+        bare = has_no_body(request.method, self.status)
+        await writer.write(self._head(request) + (b"" if bare else self._whole or b""))
+        if chunked:
+            writer.enable_chunking()
+        return writer
+
+    def _frame(self, request: web.BaseRequest) -> bool:
+        """Settles how the body ends (RFC 9112 6.3): by its length, by a last chunk (True), or with the connection."""
+        headers = self.headers
+        if has_no_body(request.method, self.status):
+            if self.status == HTTPStatus.NO_CONTENT:
+                headers.popall(hdrs.CONTENT_LENGTH, None)
+        elif self._whole is not None:
+            headers[hdrs.CONTENT_LENGTH] = str(len(self._whole))
+        elif hdrs.CONTENT_LENGTH not in headers:
+            if request.version >= HttpVersion11:
+                headers[hdrs.TRANSFER_ENCODING] = "chunked"
+                return True
+            self._keep_alive = False
+        return False
+
+    def _head(self, request: web.BaseRequest) -> bytes:
+        if not self._keep_alive:
+            self.headers[hdrs.CONNECTION] = "close"
+        elif request.version < HttpVersion11:
+            self.headers[hdrs.CONNECTION] = "keep-alive"
+        lines = [f"HTTP/1.{request.version.minor} {self.status} {self.reason}"]
+        lines += [f"{name}: {value}" for name, value in self.headers.items()]
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+
+    def break_off(self) -> None:
+        """Ends the answer short of its end, so that the agent can tell."""
+        request, self._eof_sent = self._req, True
+        self._keep_alive = False
+        if request is None or request.transport is None:
+            return
+        if hdrs.CONTENT_LENGTH in self.headers or hdrs.TRANSFER_ENCODING in self.headers:
+            request.transport.close()
+        else:
+            # Only a reset tells an answer that ends with its connection from a broken one.
+            request.transport.abort()

@@ -1,0 +1,199 @@
+"""The sidecar: its two listeners, and everything between them wired together."""
+
+import asyncio
+import re
+import socket
+from collections.abc import Awaitable, Callable
+from uuid import uuid4
+
+import structlog
+from aiohttp import web
+from grpc import aio
+
+from interlock.governance.errors import DeniedError, InvalidRequestError, UnavailableError
+from interlock.proxy.admin import Readiness, admin_app
+from interlock.proxy.answering import REQUEST_ID
+from interlock.proxy.api.errors import v1_errors
+from interlock.proxy.api.port import Api
+from interlock.proxy.api.routes import routes
+from interlock.proxy.destinations import Destinations
+from interlock.proxy.engine import Engine
+from interlock.proxy.metrics import Metrics
+from interlock.proxy.pipeline import Pipeline, stages_of
+from interlock.proxy.run_route import PATH as RUN_PATH
+from interlock.proxy.run_route import RunRoute
+from interlock.proxy.settings import KiB, SidecarSettings
+from interlock.proxy.spool import Spool
+from interlock.proxy.stages.intercept import check_target
+from interlock.proxy.tools_route import ToolsRoute, problem_errors
+from interlock.proxy.upstream import Upstream
+
+log = structlog.get_logger()
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+BACKLOG = 1024
+MAX_HEADER_BYTES = 32 * KiB
+CLOSING_S = 1.0
+"""How long connections get to close by themselves, once nothing runs any more."""
+
+_HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", re.IGNORECASE)
+_REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
+
+
+class Sidecar:
+    """One sidecar. `start` binds both listeners, `drain` lets running calls finish, `close` ends everything."""
+
+    def __init__(self, settings: SidecarSettings, channel: aio.Channel, *, metrics: Metrics) -> None:
+        self._settings = settings
+        self._channel = channel
+        self._metrics = metrics
+        self._readiness = Readiness(channel)
+        self._front_door = FrontDoor(_hosts(settings), self._readiness)
+        self._closing: list[Callable[[], Awaitable[None]]] = []
+        self._pipeline: Pipeline | None = None
+        self.port = settings.port
+        self.admin_port = settings.admin_port
+
+    async def start(self) -> None:
+        """Ready for calls when it returns. Errors: OSError (an address is taken, the spool cannot be had)."""
+        agents, admin = self._bind()
+        engine = Engine(self._channel, self._settings.engine, self._metrics)
+        self._closing.append(engine.close)
+        destinations = Destinations(
+            allow_loopback=self._settings.allow_loopback_tools, own_ports=frozenset({self.port, self.admin_port})
+        )
+        upstream = Upstream(destinations)
+        await upstream.start()
+        self._closing.append(upstream.close)
+        spool = Spool(self._settings.spool_dir, engine.settle, self._metrics)
+        await spool.start()
+        self._closing.append(spool.close)
+        self._pipeline = Pipeline(stages_of(engine, upstream, spool, self._metrics), self._metrics)
+        self._closing.append(self._pipeline.close)
+        await self._listen(self._agent_app(self._pipeline, destinations), agents)
+        await self._listen(admin_app(self._metrics, self._readiness), admin)
+        log.info("sidecar.started", port=self.port, admin_port=self.admin_port)
+
+    async def drain(self) -> None:
+        """Not ready from now on, new calls are refused; returns when the running ones are over, or the grace is."""
+        self._readiness.drain()
+        log.info("sidecar.draining")
+        try:
+            async with asyncio.timeout(self._settings.drain_grace_ms / 1000):
+                while busy := self._front_door.busy | (self._pipeline.running if self._pipeline else set()):
+                    await asyncio.wait(busy)
+        except TimeoutError:
+            log.warning("sidecar.drain_cut_short", calls=len(busy))
+
+    async def close(self) -> None:
+        """Idempotent; also after a start that failed."""
+        while self._closing:
+            await self._closing.pop()()
+
+    def _bind(self) -> tuple[socket.socket, socket.socket]:
+        """Both sockets before anything else: tools must not be at either port, and 0 is not yet one."""
+        settings = self._settings
+        agents = _bound(settings.host, settings.port)
+        self._closing.append(_closer(agents))
+        admin = _bound(settings.admin_host, settings.admin_port)
+        self._closing.append(_closer(admin))
+        self.port, self.admin_port = agents.getsockname()[1], admin.getsockname()[1]
+        return agents, admin
+
+    def _agent_app(self, pipeline: Pipeline, destinations: Destinations) -> web.Application:
+        settings = self._settings
+        own_key = settings.agent_key.get_secret_value() if settings.agent_key else ""
+        app = web.Application(
+            middlewares=[self._front_door.label, problem_errors, v1_errors, self._front_door.guard],
+            # The routes read and bound their bodies themselves.
+            client_max_size=0,
+        )
+        app.add_routes(ToolsRoute(pipeline, own_key, settings.max_body_bytes, settings.agent_stall_ms / 1000).routes())
+        app.add_routes(RunRoute(pipeline, settings.max_body_bytes).routes())
+        app.add_routes(routes(Api.over(self._channel, destinations, max_body_bytes=settings.max_body_bytes)))
+        return app
+
+    async def _listen(self, app: web.Application, listener: socket.socket) -> None:
+        runner = web.AppRunner(
+            app,
+            access_log=None,
+            # A compressed body is the tool's to unpack.
+            auto_decompress=False,
+            max_field_size=MAX_HEADER_BYTES,
+            max_line_size=MAX_HEADER_BYTES,
+            lingering_time=CLOSING_S,
+            shutdown_timeout=CLOSING_S,
+        )
+        await runner.setup()
+        self._closing.append(runner.cleanup)
+        await web.SockSite(runner, listener, backlog=BACKLOG).start()
+
+
+class FrontDoor:
+    """What stands before every route of the agent-facing listener."""
+
+    def __init__(self, hosts: frozenset[str], readiness: Readiness) -> None:
+        self._hosts = hosts
+        self._readiness = readiness
+        self.busy: set[asyncio.Task[object]] = set()
+        self.label = web.middleware(self._label)
+        self.guard = web.middleware(self._guard)
+
+    async def _label(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Names the request, and sees to what every answer carries."""
+        sent = request.headers.get("X-Request-Id", "")
+        request[REQUEST_ID] = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        response = await handler(request)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request[REQUEST_ID]
+            if request.path == RUN_PATH:
+                response.headers.setdefault("Interlock-Decision", "error")
+            if self._readiness.draining or response.status == 413:
+                response.force_close()
+        return response
+
+    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Errors: `invalid_path`, `host_not_allowed`, `origin_not_allowed`, `draining`."""
+        check_target(request.raw_path)
+        self._check_host(request.headers.getall("Host", []))
+        if "Origin" in request.headers:
+            # Agents are no browsers: what sends an Origin is a page that found this port.
+            raise DeniedError("origin_not_allowed", "requests from web pages are not served")
+        if self._readiness.draining:
+            raise UnavailableError("draining", "this sidecar is shutting down")
+        if task := asyncio.current_task():
+            self.busy.add(task)
+            task.add_done_callback(self.busy.discard)
+        return await handler(request)
+
+    def _check_host(self, values: list[str]) -> None:
+        """A page whose name was bound to this address (DNS rebinding) sends its own name."""
+        found = _HOST.fullmatch(values[0]) if len(values) == 1 else None
+        if found is None or found[1].lower().rstrip(".") not in self._hosts:
+            raise InvalidRequestError("host_not_allowed", "this Host is not one that this sidecar answers to")
+
+
+def _hosts(settings: SidecarSettings) -> frozenset[str]:
+    own = f"[{settings.host}]" if ":" in settings.host else settings.host
+    return frozenset({"localhost", "127.0.0.1", "[::1]", own.lower(), *settings.allowed_hosts}) - {"0.0.0.0", "[::]"}  # noqa: S104 - taken out
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    try:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
+    listener.setblocking(False)
+    return listener
+
+
+def _closer(listener: socket.socket) -> Callable[[], Awaitable[None]]:
+    async def close() -> None:
+        listener.close()
+
+    return close

@@ -1,0 +1,167 @@
+"""The port to the governance engine: asks, repeats a question whose answer was lost, and gives up early.
+
+Every question may be repeated unchanged: an Authorize by its `attempt_id`, a Settle by its permit.
+"""
+
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+import grpc
+from grpc import aio
+
+from interlock.governance.errors import InterlockError, UnavailableError
+from interlock.governance.status import DETAILS_KEY, error_of
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.v1.governance_pb2_grpc import GovernanceStub
+from interlock.proxy.breaker import Breaker
+from interlock.proxy.exchange import Exchange, LostAnswerError
+from interlock.proxy.metrics import Metrics
+from interlock.proxy.settings import EngineLink, TlsFiles
+
+Metadata = tuple[tuple[str, str], ...]
+Request = TypeVar("Request")
+Response = TypeVar("Response")
+
+CHANNEL_OPTIONS = (
+    # gRPC waits up to two minutes before it dials a dead engine again; calls are refused that long.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+    ("grpc.keepalive_time_ms", 20_000),
+    # Many answers, each with a kept body, may come in one message.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+
+
+def dial(link: EngineLink) -> aio.Channel:
+    """A channel to a remote engine, not yet connected."""
+    scheme, _, address = link.target.partition("://")
+    if scheme == "grpc":
+        return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
+    return aio.secure_channel(address, _credentials(link.tls or TlsFiles()), options=CHANNEL_OPTIONS)
+
+
+def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
+    files = (tls.ca_file, tls.key_file, tls.cert_file)
+    ca, key, certificate = (path.read_bytes() if path else None for path in files)
+    return grpc.ssl_channel_credentials(ca, key, certificate)
+
+
+class Asking(Protocol):
+    """The three questions of every call. Errors: LostAnswerError if none came in time, else the engine's own."""
+
+    async def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> pb.AuthorizeResponse: ...
+    async def renew(self, request: pb.RenewRequest, within_s: float) -> pb.RenewResponse: ...
+    async def settle(self, request: pb.SettleRequest, within_s: float) -> pb.SettleResponse: ...
+    async def close(self) -> None: ...
+
+
+class Unary:
+    """Each question its own RPC: the way within one process."""
+
+    def __init__(self, channel: aio.Channel, metadata: Metadata) -> None:
+        self._stub = GovernanceStub(channel)
+        self._metadata = metadata
+
+    async def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> pb.AuthorizeResponse:
+        return await self._call(self._stub.Authorize, request, within_s)
+
+    async def renew(self, request: pb.RenewRequest, within_s: float) -> pb.RenewResponse:
+        return await self._call(self._stub.Renew, request, within_s)
+
+    async def settle(self, request: pb.SettleRequest, within_s: float) -> pb.SettleResponse:
+        return await self._call(self._stub.Settle, request, within_s)
+
+    async def resolve(self, request: pb.ResolveToolRequest, within_s: float) -> pb.ResolveToolResponse:
+        return await self._call(self._stub.ResolveTool, request, within_s)
+
+    async def wait(self, request: pb.AwaitRequest, within_s: float) -> pb.AwaitResponse:
+        return await self._call(self._stub.Await, request, within_s)
+
+    async def close(self) -> None:
+        """Nothing is kept open."""
+
+    async def _call(
+        self, rpc: aio.UnaryUnaryMultiCallable[Request, Response], request: Request, within_s: float
+    ) -> Response:
+        try:
+            return await rpc(request, timeout=within_s, metadata=self._metadata)
+        except aio.AioRpcError as failed:
+            if _engine_answered(failed):
+                raise error_of(failed) from failed
+            raise LostAnswerError from failed
+
+
+def _engine_answered(failed: aio.AioRpcError) -> bool:
+    """Whether the failure is the engine's own word; else gRPC speaks, and nobody knows what the engine did."""
+    return any(key == DETAILS_KEY for key, _ in failed.trailing_metadata() or ()) or failed.code() not in _GRPC_GAVE_UP
+
+
+_GRPC_GAVE_UP = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+
+
+class Engine:
+    """The governance engine as the stages see it. Errors: InterlockError, `governance_unavailable` among them."""
+
+    def __init__(self, channel: aio.Channel, link: EngineLink, metrics: Metrics) -> None:
+        token = link.sidecar_token
+        metadata = (("interlock-sidecar-token", token.get_secret_value()),) if token else ()
+        self._unary = Unary(channel, metadata)
+        self._asking: Asking = self._unary if link.embedded else Exchange(channel, metadata)
+        self._within_s = link.timeout_ms / 1000
+        self._repeats = link.repeats
+        self._breaker = Breaker(threshold=link.breaker_failures, cooldown_s=link.breaker_open_ms / 1000)
+        self._metrics = metrics
+
+    async def close(self) -> None:
+        await self._asking.close()
+
+    async def resolve(self, request: pb.ResolveToolRequest) -> pb.ResolveToolResponse:
+        return await self._ask("resolve", self._unary.resolve, request)
+
+    async def authorize(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
+        return await self._ask("authorize", self._asking.authorize, request)
+
+    async def renew(self, request: pb.RenewRequest) -> pb.RenewResponse:
+        return await self._ask("renew", self._asking.renew, request)
+
+    async def settle(self, request: pb.SettleRequest) -> pb.SettleResponse:
+        return await self._ask("settle", self._asking.settle, request)
+
+    async def wait(self, request: pb.AwaitRequest) -> pb.AwaitResponse:
+        """Waits for another's call; not timed as a question, since waiting is what it is for."""
+        return await self._unary.wait(request, request.wait_ms / 1000 + self._within_s)
+
+    async def _ask(
+        self, method: str, ask: Callable[[Request, float], Awaitable[Response]], request: Request
+    ) -> Response:
+        """Asks until there is an answer, at most `repeats` times again, each time the same question."""
+        for repeats_left in range(self._repeats, -1, -1):
+            if not self._breaker.allows(time.monotonic()):
+                break
+            try:
+                return await self._ask_once(method, ask, request)
+            except UnavailableError:
+                if repeats_left == 0:
+                    raise
+        raise LostAnswerError
+
+    async def _ask_once(
+        self, method: str, ask: Callable[[Request, float], Awaitable[Response]], request: Request
+    ) -> Response:
+        began = time.monotonic()
+        try:
+            response = await ask(request, self._within_s)
+        except LostAnswerError:
+            self._breaker.failed(time.monotonic())
+            raise
+        except InterlockError:
+            # The engine itself spoke, if only to say that Redis is down: then it is Redis that is slow to come back.
+            self._breaker.succeeded()
+            raise
+        finally:
+            self._metrics.engine_call(method, time.monotonic() - began)
+        self._breaker.succeeded()
+        return response

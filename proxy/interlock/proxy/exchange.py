@@ -1,0 +1,165 @@
+"""Authorize, Renew and Settle over one bidirectional stream: what is asked in one tick leaves in one message.
+
+A unary RPC costs more than all else a call needs; on the stream its share of a message is small. A stream that breaks
+is opened again and the questions still open are asked again, unchanged: each of them may be repeated.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+from typing import TypeAlias
+
+from grpc import aio
+
+from interlock.governance.errors import UnavailableError
+from interlock.governance.status import error_in
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.v1.governance_pb2_grpc import GovernanceStub
+from interlock.proxy.settings import MiB
+
+Stream: TypeAlias = "aio.StreamStreamCall[pb.ExchangeRequest, pb.ExchangeResponse]"
+
+MAX_BATCH_BYTES = 1 * MiB
+"""A message closes after this many bytes: gRPC servers refuse, by default, one of over 4 MiB."""
+
+
+STREAM_ENDED = (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError)
+"""What grpc.aio raises from a stream that is over."""
+
+
+class LostAnswerError(UnavailableError):
+    """No answer came from the engine: whether it took the question is not known."""
+
+    def __init__(self) -> None:
+        super().__init__("governance_unavailable", "the governance engine cannot be reached")
+
+
+class _Open:
+    """A question without an answer yet. `broken` counts the streams that broke under it."""
+
+    __slots__ = ("answer", "broken", "question")
+
+    def __init__(self, question: pb.Question, answer: "asyncio.Future[pb.Reply]") -> None:
+        self.question = question
+        self.answer = answer
+        self.broken = 0
+
+
+class Exchange:
+    """The questions of all calls of this process on one stream, which is opened with the first question."""
+
+    def __init__(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
+        self._stub = GovernanceStub(channel)
+        self._metadata = metadata
+        self._open: dict[int, _Open] = {}
+        self._unsent: list[_Open] = []
+        self._asked = asyncio.Event()
+        self._last_id = 0
+        self._running: asyncio.Task[None] | None = None
+
+    async def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> pb.AuthorizeResponse:
+        return (await self._ask(pb.Question(authorize=request), within_s)).authorize
+
+    async def renew(self, request: pb.RenewRequest, within_s: float) -> pb.RenewResponse:
+        return (await self._ask(pb.Question(renew=request), within_s)).renew
+
+    async def settle(self, request: pb.SettleRequest, within_s: float) -> pb.SettleResponse:
+        return (await self._ask(pb.Question(settle=request), within_s)).settle
+
+    async def close(self) -> None:
+        if self._running is not None:
+            self._running.cancel()
+            await asyncio.wait([self._running])
+        self._give_up(list(self._open.values()))
+
+    async def _ask(self, question: pb.Question, within_s: float) -> pb.Reply:
+        self._last_id += 1
+        question.id = self._last_id
+        asked = _Open(question, asyncio.get_running_loop().create_future())
+        self._open[question.id] = asked
+        self._enqueue([asked])
+        try:
+            async with asyncio.timeout(within_s):
+                reply = await asked.answer
+        except TimeoutError as late:
+            raise LostAnswerError from late
+        finally:
+            self._open.pop(question.id, None)
+        if reply.WhichOneof("tell") == "failure":
+            raise error_in(reply.failure)
+        return reply
+
+    def _enqueue(self, questions: list[_Open]) -> None:
+        self._unsent += questions
+        self._asked.set()
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run(), name="engine-exchange")
+
+    async def _run(self) -> None:
+        """Keeps a stream while there are questions; ends when a stream broke and nothing is open."""
+        while self._open:
+            stream: Stream = self._stub.Exchange(metadata=self._metadata)
+            await _first_to_end(self._write(stream), self._read(stream))
+            stream.cancel()
+            self._ask_again()
+
+    def _ask_again(self) -> None:
+        """After a broken stream. A question under which two broke is given up: its caller decides."""
+        for asked in self._open.values():
+            asked.broken += 1
+        self._give_up([asked for asked in self._open.values() if asked.broken > 1])
+        self._unsent = [asked for asked in self._open.values() if not asked.answer.done()]
+        self._asked.set()
+
+    def _give_up(self, questions: list[_Open]) -> None:
+        for asked in questions:
+            self._open.pop(asked.question.id, None)
+            if not asked.answer.done():
+                asked.answer.set_exception(LostAnswerError())
+
+    async def _write(self, stream: Stream) -> None:
+        while True:
+            await self._asked.wait()
+            # One turn of the loop: whoever asks in this tick is in this message.
+            await asyncio.sleep(0)
+            self._asked.clear()
+            for batch in _batches(self._take_unsent()):
+                await stream.write(batch)
+
+    def _take_unsent(self) -> list[pb.Question]:
+        unsent, self._unsent = self._unsent, []
+        return [asked.question for asked in unsent if not asked.answer.done()]
+
+    async def _read(self, stream: Stream) -> None:
+        async for response in stream:
+            for reply in response.replies:
+                asked = self._open.get(reply.id)
+                if asked is not None and not asked.answer.done():
+                    asked.answer.set_result(reply)
+
+
+def _batches(questions: list[pb.Question]) -> list[pb.ExchangeRequest]:
+    """The questions in order, in as few messages as `MAX_BATCH_BYTES` allows."""
+    batches: list[pb.ExchangeRequest] = []
+    room = 0
+    for question in questions:
+        size = question.ByteSize()
+        if size > room:
+            batches.append(pb.ExchangeRequest())
+            room = MAX_BATCH_BYTES
+        batches[-1].questions.append(question)
+        room -= size
+    return batches
+
+
+async def _first_to_end(*sides: Awaitable[None]) -> None:
+    """Runs both sides of a stream until one ends; the stream's own failure is how a side ends."""
+    tasks = [asyncio.ensure_future(side) for side in sides]
+    try:
+        await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for task in tasks:
+            task.cancel()
+        ended = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ended:
+        if isinstance(end, Exception) and not isinstance(end, STREAM_ENDED):
+            raise end

@@ -1,0 +1,101 @@
+"""The path of a call: intercept → identify → authorize → sign → forward → settle."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+import structlog
+
+from interlock.governance.errors import InterlockError
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.call import Call
+from interlock.proxy.engine import Engine
+from interlock.proxy.metrics import Metrics
+from interlock.proxy.spool import Spool
+from interlock.proxy.stages.authorize import Authorize
+from interlock.proxy.stages.forward import Forward
+from interlock.proxy.stages.identify import Identify, Tools
+from interlock.proxy.stages.intercept import intercept
+from interlock.proxy.stages.settle import Settle
+from interlock.proxy.stages.sign import sign
+from interlock.proxy.upstream import Upstream
+
+log = structlog.get_logger()
+
+Stage = Callable[[Call], Awaitable[Call]]
+"""Takes a call one step further. Raises InterlockError where it ends in an error, before anything was sent."""
+
+
+def stages_of(engine: Engine, upstream: Upstream, spool: Spool, metrics: Metrics) -> Sequence[Stage]:
+    """The stages in their order."""
+    tools = Tools(engine)
+    return (
+        intercept,
+        Identify(tools),
+        Authorize(engine, tools, metrics),
+        sign,
+        Forward(upstream, engine, metrics),
+        Settle(engine, spool, metrics),
+    )
+
+
+class Pipeline:
+    """Takes calls through the stages, each in a task of its own: an agent that hangs up does not stop its call."""
+
+    def __init__(self, stages: Sequence[Stage], metrics: Metrics) -> None:
+        self._stages = stages
+        self._metrics = metrics
+        self._running: set[asyncio.Task[Call]] = set()
+
+    @property
+    def running(self) -> set[asyncio.Task[Call]]:
+        return set(self._running)
+
+    async def carry(self, call: Call) -> Call:
+        """The call after its last stage. Being cancelled, as when the agent hangs up, leaves it running."""
+        task = asyncio.create_task(self._through_stages(call))
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def close(self) -> None:
+        """Abandons what still runs: their leases run out, which is how the engine learns of it."""
+        for task in self._running:
+            task.cancel()
+        if self._running:
+            await asyncio.wait(self._running)
+
+    async def _through_stages(self, call: Call) -> Call:
+        try:
+            for stage in self._stages:
+                call = await stage(call)
+                if not call.goes_on:
+                    break
+        except InterlockError as error:
+            self._metrics.decided("error", error.reason, call.tool.name)
+            _tell(call, error.reason)
+            raise
+        upstream_s = call.forwarded.upstream_s
+        self._metrics.finished(call.tool.name, time.monotonic() - call.began - upstream_s, upstream_s)
+        _tell(call, call.reason)
+        return call
+
+
+def _tell(call: Call, reason: str) -> None:
+    """The one line that a call writes."""
+    total_s = time.monotonic() - call.began
+    log.info(
+        "call.finished",
+        request_id=call.incoming.request_id,
+        tool=call.ask.tool,
+        agent_id=call.verdict.agent_id or call.ask.agent_id,
+        call_id=call.verdict.call_id,
+        run_id=call.ask.run_id,
+        decision=call.decision.value,
+        reason=reason,
+        outcome=pb.Outcome.Name(call.forwarded.outcome).removeprefix("OUTCOME_").lower(),
+        status=call.forwarded.status,
+        settled=call.settled,
+        upstream_ms=round(call.forwarded.upstream_s * 1000, 3),
+        added_ms=round((total_s - call.forwarded.upstream_s) * 1000, 3),
+    )

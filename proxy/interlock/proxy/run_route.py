@@ -1,0 +1,236 @@
+"""`POST /v1/ai/run` in its tool mode: a call as JSON, answered with what was decided and what the tool said."""
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from aiohttp import web
+from pydantic import ValidationError
+
+from interlock.governance.errors import InterlockError, InvalidRequestError
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy import strict_json
+from interlock.proxy.answering import incoming_of
+from interlock.proxy.api.errors import InvalidFieldsError, Problem, answer_of
+from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
+from interlock.proxy.api.money import exact, micros_of
+from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
+from interlock.proxy.pipeline import Pipeline
+from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
+from interlock.proxy.stages.intercept import Fields, check_target
+
+PATH = "/v1/ai/run"
+TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
+JSON_CONTENT_TYPE = "application/json"
+MAX_RUN_ID_LENGTH = 256
+# What an engine's refusal to renew stops: the call was let through, and was then not sent after all.
+STOPPED = frozenset({"agent_disabled", "tool_disabled", "kill_switch"})
+
+_SPACE = " \t\n\r"
+
+
+class RunBody(Body):
+    """The tool mode of `POST /v1/ai/run`."""
+
+    agent_id: AgentId
+    tool: ToolName
+    args: dict[str, Any] | None = None
+    spend_usd: PriceUsd | None = None
+
+
+class RunEntrance:
+    """Calls as JSON: the tool is named in the body and always gets a POST of the contract's envelope."""
+
+    def read(self, incoming: Incoming) -> Ask:
+        check_target(incoming.target)
+        fields = Fields(incoming)
+        credential, key = fields.credential(""), fields.idempotency_key()
+        run, source = _run_of(incoming.body)
+        args = run.args or {}
+        return Ask(
+            tool=run.tool,
+            path=PATH,
+            content_type=JSON_CONTENT_TYPE,
+            arguments=source if run.args is not None else b"{}",
+            headers=tuple(field for field in incoming.headers if field[0].lower() in TRACE_HEADERS),
+            credential=credential,
+            agent_id=run.agent_id,
+            idempotency_key=key,
+            spend_micros=micros_of(run.spend_usd) if run.spend_usd else 0,
+            run_id=_run_id(args.get("run_id")) or fields.run_id(),
+            traced_by_argument=True,
+            wait_s=WHOLE_DEADLINE,
+        )
+
+    def refusal(self, ask: Ask, tool: pb.ToolRoute) -> InterlockError | None:
+        if tool.dedup_mode == pb.DEDUP_MODE_HEADER and not ask.idempotency_key:
+            return InvalidRequestError(
+                "idempotency_key_required", "this tool wants an Idempotency-Key", field="header.Idempotency-Key"
+            )
+        return None
+
+    def draft(self, call: Call) -> Draft:
+        """The contract's envelope. The arguments are the agent's own bytes: no number in them is read and rewritten."""
+        ask, permit = call.ask, call.verdict.permit
+        after = {"run_id": ask.run_id} if ask.run_id else {}
+        after |= {"call_id": permit.call_id, "idempotency_key": permit.key}
+        body = b'{"tool":%b,"args":%b,"agent_id":%b,%b' % (
+            _compact(ask.tool),
+            ask.arguments,
+            _compact(permit.agent_id),
+            _compact(after)[1:],
+        )
+        headers = (*ask.headers, ("Content-Type", JSON_CONTENT_TYPE))
+        return Draft("POST", call.tool.url, headers, body)
+
+
+class WholeAgent:
+    """An agent that is answered in one JSON document, when all is over."""
+
+    takes_pieces = False
+    begun = False
+
+    async def begin(self, call: Call, head: Forwarded) -> None:
+        raise NotImplementedError("this agent only takes the whole")
+
+    async def pass_on(self, piece: bytes) -> None:
+        raise NotImplementedError("this agent only takes the whole")
+
+
+def _run_of(body: bytes) -> tuple[RunBody, bytes]:
+    """The body, and the source text of its `args`. Errors: InvalidRequestError."""
+    value = strict_json.parse(body, parse_float=exact)
+    _check_mode(value)
+    try:
+        run = RunBody.model_validate(value)
+    except ValidationError as error:
+        raise _invalid(error) from None
+    return run, member_source(body.decode(), "args").encode()
+
+
+def _check_mode(value: object) -> None:
+    """Exactly one mode. Errors: InvalidFieldsError."""
+    fields = value if isinstance(value, dict) else {}
+    keyed, tool = "key" in fields, "agent_id" in fields or "tool" in fields
+    if keyed and tool:
+        raise InvalidFieldsError([Problem("one_mode", ["body"], "key and agent_id/tool exclude each other")])
+    if keyed:
+        raise InvalidFieldsError([Problem("unsupported", ["body", "key"], "keyed runs are not served by this version")])
+    if not tool:
+        raise InvalidFieldsError([Problem("one_mode", ["body"], "give agent_id and tool to call a tool")])
+
+
+def _invalid(error: ValidationError) -> InvalidFieldsError:
+    """Pydantic's findings. Values are left out of them: arguments are nobody's business but the tool's."""
+    findings = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidFieldsError([Problem(found["type"], ("body", *found["loc"]), found["msg"]) for found in findings])
+
+
+def _run_id(value: object) -> str:
+    """The `run_id` argument if it can name a timeline."""
+    fits = isinstance(value, str) and len(value) <= MAX_RUN_ID_LENGTH and value.isprintable()
+    return str(value) if fits else ""
+
+
+def member_source(text: str, name: str) -> str:
+    """The JSON text of one member of an object that is known to be valid, or nothing if it has no such member."""
+    decoder, at = json.JSONDecoder(), text.index("{")
+    while text[at] != "}":
+        key_at = text.find('"', at + 1)
+        if key_at < 0:
+            break
+        key, at = decoder.raw_decode(text, key_at)
+        start = _after_space(text, text.index(":", at) + 1)
+        _, end = decoder.raw_decode(text, start)
+        if key == name:
+            return text[start:end]
+        at = _after_space(text, end)
+    return ""
+
+
+def _after_space(text: str, at: int) -> int:
+    while text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def _compact(value: object) -> bytes:
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+class RunRoute:
+    """The handler: translates between JSON and calls."""
+
+    def __init__(self, pipeline: Pipeline, max_body_bytes: int) -> None:
+        self._pipeline = pipeline
+        self._entrance = RunEntrance()
+        self._max_body_bytes = max_body_bytes
+
+    def routes(self) -> list[web.RouteDef]:
+        return [web.post(PATH, self.handle)]
+
+    async def handle(self, request: web.Request) -> web.Response:
+        incoming = await incoming_of(request, self._max_body_bytes)
+        call = await self._pipeline.carry(Call(self._entrance, WholeAgent(), incoming))
+        response = _response_to(call)
+        response.headers.extend(standing_fields(call))
+        return response
+
+
+def _response_to(call: Call) -> web.Response:
+    verdict = call.verdict
+    if verdict.verdict == pb.VERDICT_IN_FLIGHT:
+        return _conflict("in_flight", {}, problem_of_verdict(verdict).retry_after_s)
+    if verdict.verdict == pb.VERDICT_MISMATCH:
+        reason = verdict.reason
+        return answer_of(InvalidRequestError(reason, MESSAGES.get(reason, reason), field="header.Idempotency-Key"))
+    if verdict.verdict == pb.VERDICT_REPLAY and verdict.answer.status and not verdict.answer.kept:
+        return _conflict("answer_not_kept", problem_of_lost_answer(verdict.answer).facts, None)
+    return web.Response(body=_told(call), content_type=JSON_CONTENT_TYPE)
+
+
+def _conflict(error: str, facts: Mapping[str, object], retry_after_s: int | None) -> web.Response:
+    detail = {"error": error, "message": MESSAGES[error], **facts}
+    headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else {}
+    return web.json_response({"detail": detail}, status=409, headers=headers)
+
+
+def _told(call: Call) -> bytes:
+    """The contract's answer; the tool's own JSON stands in it as the tool wrote it."""
+    if call.executed and call.forwarded.failure not in STOPPED:
+        forwarded = call.forwarded
+        body = forwarded.body if forwarded.whole else None
+        return _told_result(call, "ok", forwarded.status, body, forwarded.failure)
+    if call.verdict.verdict == pb.VERDICT_REPLAY:
+        answer = call.verdict.answer
+        return _told_result(call, call.verdict.reason, answer.status, answer.body, call.verdict.failure)
+    return _document(call, ok=False, allowed=False, decision=Decision.BLOCKED, reason=call.reason, result=b"null")
+
+
+def _told_result(call: Call, reason: str, status: int, body: bytes | None, failure: str) -> bytes:
+    decision = Decision.DEDUP if call.verdict.verdict == pb.VERDICT_REPLAY else Decision.EXECUTED
+    result = _result(body) if 200 <= status < 300 and body is not None and not failure else None
+    if result is not None:
+        return _document(call, ok=True, allowed=True, decision=decision, reason=reason, result=result)
+    error = _compact({"error": failure or "tool_error", **({"status": status} if status else {})})
+    return _document(call, ok=False, allowed=True, decision=decision, reason="tool_error", result=error)
+
+
+def _result(body: bytes) -> bytes | None:
+    """A tool's JSON as a result: an object as it is, another value wrapped, None for what is not JSON."""
+    try:
+        value = strict_json.parse(body)
+    except InvalidRequestError:
+        return None
+    return body if isinstance(value, dict) else b'{"value":%b}' % body
+
+
+def _document(call: Call, *, ok: bool, allowed: bool, decision: Decision, reason: str, result: bytes) -> bytes:
+    told = {
+        "ok": ok,
+        "allowed": allowed,
+        "decision": decision.value,
+        "policy_reason": reason,
+        "risk_level": call.verdict.risk_level or None,
+    }
+    return b'%b,"result":%b}' % (_compact(told)[:-1], result)

@@ -1,0 +1,85 @@
+"""How a sidecar runs."""
+
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+
+KiB = 1024
+MiB = 1024 * KiB
+
+_STRICT = ConfigDict(frozen=True, extra="forbid")
+
+
+class TlsFiles(BaseModel):
+    """Certificates of the channel to the engine, PEM."""
+
+    model_config = _STRICT
+
+    ca_file: Path | None = Field(None, description="Whom to trust; the system's authorities by default")
+    cert_file: Path | None = Field(None, description="This sidecar's certificate chain (mTLS)")
+    key_file: Path | None = Field(None, description="Its private key")
+
+    @model_validator(mode="after")
+    def _certificate_and_key_go_together(self) -> Self:
+        if (self.cert_file is None) != (self.key_file is None):
+            raise ValueError("cert_file and key_file go together")
+        return self
+
+
+class EngineLink(BaseModel):
+    """Where the governance engine is, and how long to wait for it."""
+
+    model_config = _STRICT
+
+    target: str = Field(
+        "grpc://127.0.0.1:8402",
+        description="grpc://host:port, grpcs://host:port, or `embedded`: the engine runs in the same process",
+        pattern=r"^(embedded|grpcs?://[^/?#\s]+:\d{1,5})$",
+    )
+    sidecar_token: SecretStr | None = Field(None, description="Shown to the engine with every call; the engine has it")
+    tls: TlsFiles | None = Field(None, description="Certificates for grpcs://")
+    timeout_ms: int = Field(1_000, ge=10, le=60_000, description="Time for one Authorize, Renew or Settle, ms")
+    repeats: int = Field(1, ge=0, le=10, description="How often a question whose answer was lost is asked again")
+    breaker_failures: int = Field(3, ge=1, le=1_000, description="So many lost answers in a row, and calls are refused")
+    breaker_open_ms: int = Field(250, ge=10, le=60_000, description="How long, until the next question is tried, ms")
+
+    @property
+    def embedded(self) -> bool:
+        return self.target == "embedded"
+
+
+class SidecarSettings(BaseModel):
+    """One sidecar."""
+
+    model_config = _STRICT
+
+    host: str = Field("127.0.0.1", description="Address of the agent-facing listener")
+    port: int = Field(8400, ge=0, le=65_535, description="Its port; 0 takes a free one")
+    admin_host: str = Field("127.0.0.1", description="Address of the admin listener")
+    admin_port: int = Field(8401, ge=0, le=65_535, description="Its port; 0 takes a free one")
+    allowed_hosts: tuple[str, ...] = Field(
+        (), description="Values of Host that agents may use, beside localhost, 127.0.0.1 and [::1]; without a port"
+    )
+    max_body_bytes: int = Field(1 * MiB, ge=0, le=1024 * MiB, description="A larger request is refused, bytes")
+    agent_key: SecretStr | None = Field(
+        None, description="The key that calls to /tools without one are made with; a secret"
+    )
+    spool_dir: Path = Field(
+        Path(".interlock/spool"), description="Folder for settlements that could not be delivered yet"
+    )
+    allow_loopback_tools: bool = Field(False, description="Tools may be on loopback addresses")
+    drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running calls at shutdown, ms")
+    agent_stall_ms: int = Field(
+        30_000, ge=10, le=600_000, description="An agent that takes nothing of its answer for so long is gone, ms"
+    )
+    engine: EngineLink = Field(default_factory=EngineLink, description="The governance engine")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")
+
+    @field_validator("allowed_hosts")
+    @classmethod
+    def _bare_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
+        for host in hosts:
+            if not host or "/" in host or (":" in host and not host.startswith("[")) or host != host.strip():
+                raise ValueError(f"{host!r} is no host name or [IPv6 address] without a port")
+        return tuple(host.lower() for host in hosts)

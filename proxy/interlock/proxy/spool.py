@@ -1,0 +1,145 @@
+"""Settlements that could not be delivered: kept durably, one file each, until the engine has them.
+
+A file is written, flushed to the disk and then renamed into place, so it is there whole or not at all; the folder is
+flushed too. Settling is idempotent and fenced, so delivering one twice, or late, does no harm.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import uuid
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import structlog
+from google.protobuf.message import DecodeError
+
+from interlock.governance.errors import InterlockError, Kind
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.metrics import Metrics
+
+log = structlog.get_logger()
+
+FIRST_BACKOFF_S = 0.1
+LAST_BACKOFF_S = 5.0
+SUFFIX = ".settlement"
+REJECTED = "rejected"
+RETRIED = frozenset({Kind.UNAVAILABLE, Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED, Kind.DENIED})
+"""Failures that pass: also a wrong sidecar token, which is a matter of configuration and not of the settlement."""
+
+Deliver = Callable[[pb.SettleRequest], Awaitable[object]]
+
+
+class Spool:
+    """The folder of undelivered settlements, and the task that delivers them, oldest first."""
+
+    def __init__(self, folder: Path, deliver: Deliver, metrics: Metrics) -> None:
+        self._folder = folder
+        self._deliver = deliver
+        self._metrics = metrics
+        self._waiting: dict[str, pb.SettleRequest] = {}
+        self._work = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    async def start(self) -> None:
+        """Opens the folder, takes up what a former process left, and begins to deliver."""
+        await asyncio.to_thread(self._open)
+        self._task = asyncio.create_task(self._run(), name="settlement-spool")
+
+    async def close(self) -> None:
+        """Stops delivering; what is left stays on disk."""
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
+    async def keep(self, settlement: pb.SettleRequest) -> None:
+        """Returns once the settlement is on the disk; it is delivered later.
+
+        A disk that fails is logged, not raised: the settlement is then delivered from memory, and lost only if this
+        process dies first.
+        """
+        name = f"{settlement.permit.call_id}-{uuid.uuid4().hex}{SUFFIX}"
+        try:
+            await asyncio.to_thread(self._write, name, settlement.SerializeToString())
+        except OSError as error:
+            log.error("spool.write_failed", call_id=settlement.permit.call_id, error=str(error))  # noqa: TRY400 - the message says it all
+        self._add(name, settlement)
+
+    def _open(self) -> None:
+        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._folder.chmod(0o700)
+        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
+            try:
+                self._waiting[path.name] = pb.SettleRequest.FromString(path.read_bytes())
+            except DecodeError:
+                self._set_aside(path.name, "it is not a settlement")
+
+    def _write(self, name: str, settlement: bytes) -> None:
+        part = self._folder / f"{name}.part"
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(settlement)
+            file.flush()
+            os.fsync(file.fileno())
+        part.rename(self._folder / name)
+        _sync_folder(self._folder)
+
+    def _add(self, name: str, settlement: pb.SettleRequest) -> None:
+        self._waiting[name] = settlement
+        self._metrics.spool_depth(len(self._waiting))
+        self._work.set()
+
+    async def _run(self) -> None:
+        self._metrics.spool_depth(len(self._waiting))
+        backoff_s = FIRST_BACKOFF_S
+        while True:
+            if await self._deliver_all():
+                backoff_s = FIRST_BACKOFF_S
+                await self._until_work()
+            else:
+                # Full jitter: sidecars that lost their engine together shall not come back together.
+                await asyncio.sleep(random.uniform(backoff_s / 2, backoff_s))  # noqa: S311 - no secret hangs on it
+                backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
+
+    async def _until_work(self) -> None:
+        self._work.clear()
+        if not self._waiting:
+            await self._work.wait()
+
+    async def _deliver_all(self) -> bool:
+        """Delivers what waits, in order. False as soon as the engine is not to be had."""
+        for name, settlement in list(self._waiting.items()):
+            try:
+                await self._deliver(settlement)
+            except InterlockError as error:
+                if error.kind in RETRIED:
+                    self._metrics.settle_failed(error.reason)
+                    return False
+                await asyncio.to_thread(self._set_aside, name, error.reason)
+            else:
+                log.info("settlement.delivered", call_id=settlement.permit.call_id)
+                await asyncio.to_thread(self._remove, name)
+            del self._waiting[name]
+            self._metrics.spool_depth(len(self._waiting))
+        return True
+
+    def _remove(self, name: str) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / name).unlink()
+
+    def _set_aside(self, name: str, why: str) -> None:
+        """Moves a file that can never be delivered out of the way of the others, for a person to look at."""
+        rejected = self._folder / REJECTED
+        rejected.mkdir(mode=0o700, exist_ok=True)
+        with contextlib.suppress(FileNotFoundError):
+            (self._folder / name).rename(rejected / name)
+        log.error("settlement.set_aside", file=str(rejected / name), why=why)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Makes a rename durable: without it a crash may forget the new name."""
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,1 @@
+"""The stages of a call, a file each."""

@@ -1,0 +1,190 @@
+"""Forward: sends the call to its tool, under its lease, and passes the answer on as far as it may go unsettled."""
+
+import asyncio
+import time
+from collections import OrderedDict
+from dataclasses import replace
+from datetime import UTC, datetime
+from hashlib import sha256
+from itertools import count
+
+import structlog
+
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.breaker import Breaker
+from interlock.proxy.call import Call, Forwarded
+from interlock.proxy.engine import Engine
+from interlock.proxy.headers import returnable
+from interlock.proxy.lease import HeldLease
+from interlock.proxy.metrics import Metrics
+from interlock.proxy.outcomes import NEVER_RETRIED, backoff_s, has_no_body, outcome_of, retry_after_s, settled_outcome
+from interlock.proxy.settings import MiB
+from interlock.proxy.stages.sign import signed
+from interlock.proxy.upstream import Upstream, UpstreamAnswer, UpstreamError
+
+log = structlog.get_logger()
+
+MAX_WHOLE_BYTES = 1 * MiB
+"""So much of an answer is collected for an agent that only takes the whole."""
+MAX_BREAKERS = 4096
+
+
+class Breakers:
+    """One breaker a tool."""
+
+    def __init__(self) -> None:
+        self._breakers: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
+
+    def of(self, tool: pb.ToolRoute) -> Breaker:
+        # The same name may lead two agents to two places.
+        breaker = self._breakers.setdefault((tool.name, tool.url), Breaker())
+        if len(self._breakers) > MAX_BREAKERS:
+            self._breakers.popitem(last=False)
+        return breaker
+
+
+class Forward:
+    """Tries until there is an answer to pass on, or no more tries."""
+
+    def __init__(self, upstream: Upstream, engine: Engine, metrics: Metrics) -> None:
+        self._upstream = upstream
+        self._engine = engine
+        self._metrics = metrics
+        self._breakers = Breakers()
+
+    async def __call__(self, call: Call) -> Call:
+        with self._metrics.in_flight(call.tool.name):
+            async with HeldLease(self._engine, call.verdict.permit, call.lease) as lease:
+                try:
+                    forwarded = await self._until_done(call, lease)
+                except Exception:
+                    # A bug of ours must not leave the call unsettled: what it did is then not known.
+                    log.exception("call.failed", call_id=call.verdict.call_id)
+                    forwarded = Forwarded(outcome=pb.OUTCOME_AMBIGUOUS, failure="internal", passed=call.agent.begun)
+        return replace(call, forwarded=forwarded)
+
+    async def _until_done(self, call: Call, lease: HeldLease) -> Forwarded:
+        breaker = self._breakers.of(call.tool)
+        ambiguous, upstream_s = False, 0.0
+        for tries in count(1):
+            tried = await self._try(call, lease, breaker, tries)
+            upstream_s += tried.upstream_s
+            wait_s = None if tried.final else backoff_s(tried, call.tool, tries)
+            if wait_s is None:
+                break
+            ambiguous |= tried.outcome == pb.OUTCOME_AMBIGUOUS
+            await asyncio.sleep(wait_s)
+        outcome = settled_outcome(tried.outcome, earlier_ambiguous=ambiguous)
+        return replace(tried, outcome=outcome, upstream_s=upstream_s)
+
+    async def _try(self, call: Call, lease: HeldLease, breaker: Breaker, tries: int) -> Forwarded:
+        """One try, unless something holds it back. The lease is looked at last of all before the request goes out."""
+        if not breaker.allows(time.monotonic()):
+            wait_s = breaker.retry_after_s(time.monotonic())
+            return _held_back("upstream_circuit_open", wait_s)
+        request = signed(call, int(time.time()))
+        if why_not := lease.why_not():
+            return _held_back(why_not)
+        began = time.monotonic()
+        try:
+            async with self._upstream.send(request) as answer:
+                breaker.succeeded()
+                tried = await _Reading(call, lease, answer).read(tries)
+        except UpstreamError as error:
+            if error.reason not in NEVER_RETRIED:
+                breaker.failed(time.monotonic())
+            tried = Forwarded(outcome=outcome_of(0, sent=error.sent, whole=False), failure=error.reason)
+            if not error.sent:
+                return tried
+        return replace(tried, upstream_s=time.monotonic() - began)
+
+
+def _held_back(why: str, retry_after_s: float | None = None) -> Forwarded:
+    return Forwarded(outcome=pb.OUTCOME_NOT_SENT, failure=why, retry_after_s=retry_after_s, final=True)
+
+
+class _Reading:
+    """Reads one answer of a tool: whole if it is short, so that a broken one can be told as an error; else piece by
+    piece, each passed on as it comes. Withheld until the call is settled is the whole, or the last piece, or, where
+    nobody knows which is the last, the end.
+    """
+
+    def __init__(self, call: Call, lease: HeldLease, answer: UpstreamAnswer) -> None:
+        self._call = call
+        self._lease = lease
+        self._answer = answer
+        headers = tuple(returnable(answer.headers))
+        self._head = Forwarded(
+            outcome=outcome_of(answer.status, sent=True, whole=True),
+            status=answer.status,
+            headers=headers,
+            retry_after_s=retry_after_s(headers, datetime.now(UTC)),
+        )
+
+    async def read(self, tries: int) -> Forwarded:
+        """An answer that leads to another try is left unread, which closes its connection."""
+        if backoff_s(self._head, self._call.tool, tries) is not None:
+            return self._head
+        return await (self._whole() if self._is_short() else self._piecemeal())
+
+    def _is_short(self) -> bool:
+        if not self._call.agent.takes_pieces or has_no_body(self._call.draft.method, self._answer.status):
+            return True
+        length = self._answer.content_length
+        return length is not None and length <= self._call.tool.replay_max_bytes
+
+    async def _whole(self) -> Forwarded:
+        most = MAX_WHOLE_BYTES if not self._call.agent.takes_pieces else 0
+        body = _Body(max(most, self._call.tool.replay_max_bytes))
+        try:
+            async for piece in self._answer.chunks():
+                body.add(piece)
+        except UpstreamError as error:
+            return self._broken(body, error.reason)
+        return body.of(self._head)
+
+    async def _piecemeal(self) -> Forwarded:
+        agent, length = self._call.agent, self._answer.content_length
+        body, last = _Body(self._call.tool.replay_max_bytes), b""
+        self._head = replace(self._head, passed=True, final=True)
+        await agent.begin(self._call, self._head)
+        try:
+            async with asyncio.timeout(None) as stream:
+                self._lease.cuts(stream)
+                async for piece in self._answer.chunks():
+                    body.add(piece)
+                    if length is not None and body.size >= length:
+                        last = piece
+                    else:
+                        await agent.pass_on(piece)
+        except UpstreamError as error:
+            return self._broken(body, error.reason)
+        except TimeoutError:
+            return self._broken(body, self._lease.why_not())
+        return replace(body.of(self._head), last=last)
+
+    def _broken(self, body: "_Body", failure: str) -> Forwarded:
+        outcome = outcome_of(self._head.status, sent=True, whole=False)
+        return replace(body.of(self._head), outcome=outcome, failure=failure, whole=False)
+
+
+class _Body:
+    """A body on its way: always its size and digest, and all of it as long as that is at most `limit` bytes."""
+
+    def __init__(self, limit: int) -> None:
+        self.size = 0
+        self._limit = limit
+        self._pieces: list[bytes] = []
+        self._digest = sha256()
+
+    def add(self, piece: bytes) -> None:
+        self.size += len(piece)
+        self._digest.update(piece)
+        if self.size <= self._limit:
+            self._pieces.append(piece)
+        else:
+            self._pieces.clear()
+
+    def of(self, head: Forwarded) -> Forwarded:
+        whole = self.size <= self._limit
+        return replace(head, body=b"".join(self._pieces), whole=whole, size=self.size, digest=self._digest.digest())

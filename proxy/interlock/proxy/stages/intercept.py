@@ -1,0 +1,155 @@
+"""Intercept: reads what an agent's request asks for, strictly, before anybody else hears of it."""
+
+import re
+from dataclasses import replace
+from decimal import Decimal, InvalidOperation
+
+from interlock.governance.errors import InvalidRequestError, UnauthenticatedError
+from interlock.proxy.api.errors import MissingKeyError
+from interlock.proxy.api.money import micros_of
+from interlock.proxy.call import WHOLE_DEADLINE, Call, Headers, Incoming
+
+MAX_KEY_BYTES = 256
+MAX_SPEND_USD = 1_000_000
+MAX_RUN_ID_LENGTH = 256
+
+# Visible ASCII (RFC 9112 3.2), but no fragment, which has no place here, nor a backslash, some parsers' slash.
+_TARGET = re.compile(r"/[!-\"$-\[\]-~]*")
+# What a tool's server may decode to a separator, a NUL or another control character.
+_HIDDEN = re.compile(r"%(2f|5c|[01][0-9a-f]|7f)", re.IGNORECASE)
+_DOT_SEGMENT = re.compile(r"(\.|%2e){1,2}(;.*)?", re.IGNORECASE)
+_TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
+_AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}")
+_RUN_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_RUN_ID_LENGTH}}}")
+_SPEND = re.compile(r"\d{1,32}(\.\d{1,32})?([eE][+-]?\d{1,3})?")
+_BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
+_SF_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # RFC 8941 3.3.3
+_WAIT = re.compile(r'wait(\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)  # RFC 7240 4.3
+
+
+async def intercept(call: Call) -> Call:
+    """Errors: InvalidRequestError, UnauthenticatedError."""
+    return replace(call, ask=call.entrance.read(call.incoming))
+
+
+def check_target(target: str) -> None:
+    """Refuses a raw request target in which two parsers could see two paths. Errors: `invalid_path`."""
+    path = target.partition("?")[0]
+    if not _TARGET.fullmatch(target):
+        raise InvalidRequestError("invalid_path", "the request target is not a path of visible ASCII characters")
+    if _HIDDEN.search(path):
+        raise InvalidRequestError("invalid_path", "the path holds an encoded slash, backslash or control character")
+    if any(_DOT_SEGMENT.fullmatch(segment) for segment in path.split("/")):
+        raise InvalidRequestError("invalid_path", "the path holds a dot segment")
+
+
+def tool_name(name: str) -> str:
+    """Errors: `invalid_path` for what is no name of a tool."""
+    if not _TOOL_NAME.fullmatch(name) or name in (".", ".."):
+        raise InvalidRequestError("invalid_path", "the path holds no name of a tool: 1-128 of a-z A-Z 0-9 _ . : -")
+    return name
+
+
+class Fields:
+    """The header fields of a request that speak to Interlock."""
+
+    def __init__(self, incoming: Incoming) -> None:
+        self._headers: Headers = incoming.headers
+
+    def all(self, name: str) -> list[str]:
+        lower = name.lower()
+        return [value.strip() for field, value in self._headers if field.lower() == lower]
+
+    def one(self, name: str, reason: str = "invalid_header") -> str:
+        """The field's value, empty if it is absent. Errors: `reason` if it stands more than once or is empty."""
+        values = self.all(name)
+        if len(values) > 1:
+            raise InvalidRequestError(reason, f"{name} stands more than once", field=f"header.{name}")
+        if values == [""]:
+            raise InvalidRequestError(reason, f"{name} is empty", field=f"header.{name}")
+        return values[0] if values else ""
+
+    def credential(self, own: str) -> str:
+        """The bearer key (RFC 6750 2.1), or, if there is none at all, the sidecar's `own`: a bad one is not downgraded.
+
+        Errors: `missing_key`, `invalid_key`.
+        """
+        values = self.all("Authorization")
+        if not values and own:
+            return own
+        if not values:
+            raise MissingKeyError
+        found = _BEARER.fullmatch(values[0])
+        if len(values) > 1 or found is None:
+            raise UnauthenticatedError("invalid_key", "Authorization must be one bearer key of Interlock")
+        return found[1]
+
+    def agent_id(self) -> str:
+        """Errors: `invalid_header`."""
+        return self._matching("Interlock-Agent", _AGENT_ID)
+
+    def run_id(self) -> str:
+        """Errors: `invalid_header`."""
+        return self._matching("Interlock-Run-Id", _RUN_ID)
+
+    def idempotency_key(self) -> str:
+        """The caller's key, quoted as draft-ietf-httpapi-idempotency-key-header has it, or bare.
+
+        Errors: `invalid_idempotency_key`.
+        """
+        value = self.one("Idempotency-Key", "invalid_idempotency_key")
+        if value.startswith('"'):
+            quoted = _SF_STRING.fullmatch(value)
+            value = re.sub(r"\\(.)", r"\1", quoted[1]) if quoted else ""
+        elif not value:
+            return ""
+        if not 1 <= len(_utf8(value)) <= MAX_KEY_BYTES:
+            raise InvalidRequestError(
+                "invalid_idempotency_key",
+                f"Idempotency-Key must be 1-{MAX_KEY_BYTES} bytes of UTF-8, bare or a quoted string",
+                field="header.Idempotency-Key",
+            )
+        return value
+
+    def spend_micros(self) -> int:
+        """What the caller says it will spend, micro-USD, rounded up. Errors: `invalid_spend`."""
+        value = self.one("Interlock-Spend-Usd", "invalid_spend")
+        if not value:
+            return 0
+        usd = _decimal(value) if _SPEND.fullmatch(value) else None
+        if usd is None or usd > MAX_SPEND_USD:
+            raise InvalidRequestError(
+                "invalid_spend",
+                f"Interlock-Spend-Usd must be a decimal number from 0 to {MAX_SPEND_USD}",
+                field="header.Interlock-Spend-Usd",
+            )
+        return micros_of(usd)
+
+    def wait_s(self) -> float:
+        """The `wait` of Prefer (RFC 7240 4.3): bare, as long as the tool may take; malformed, as if absent."""
+        preferences = ",".join(self.all("Prefer")).split(",")
+        for preference in preferences:
+            if found := _WAIT.fullmatch(preference.partition(";")[0].strip()):
+                return float(found[2]) if found[2] else WHOLE_DEADLINE
+        return 0.0
+
+    def _matching(self, name: str, pattern: re.Pattern[str]) -> str:
+        value = self.one(name)
+        if value and not pattern.fullmatch(value):
+            raise InvalidRequestError("invalid_header", f"{name} must match {pattern.pattern}", field=f"header.{name}")
+        return value
+
+
+def _utf8(value: str) -> bytes:
+    """The bytes of a header value, or none if they were not UTF-8 on the wire."""
+    try:
+        return value.encode()
+    except UnicodeEncodeError:
+        return b""
+
+
+def _decimal(value: str) -> Decimal | None:
+    try:
+        return Decimal(value)
+    except InvalidOperation:
+        return None
