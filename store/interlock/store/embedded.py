@@ -235,6 +235,7 @@ class EmbeddedRedis:
                 stdout=output,
                 stderr=output,
                 pass_fds=[lock],
+                umask=0o077,
                 start_new_session=True,  # Ctrl-C is for the owner, which drains before it ends the server
             )
 

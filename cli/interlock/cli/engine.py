@@ -1,0 +1,139 @@
+"""`interlock engine`: the governance engine alone, on gRPC."""
+
+import asyncio
+import contextlib
+import ssl
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import grpc
+import structlog
+import typer
+from aiohttp import web
+from grpc import aio
+from grpc_health.v1 import health
+from grpc_reflection.v1alpha import reflection
+
+from interlock.cli import serving
+from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem
+from interlock.cli.roles import Role
+from interlock.governance.errors import UnavailableError
+from interlock.governance.local import LocalServer
+from interlock.policy.engine import SERVICES, Engine
+from interlock.policy.settings import EngineSettings, TlsFiles
+from interlock.proxy.admin import Readiness, admin_app
+from interlock.proxy.metrics import Metrics
+from interlock.store.opening import open_store
+
+OPTIONS = (
+    ("grpc.so_reuseport", 0),  # a second engine on the port is a mistake, not a helper
+    # Answers with their kept bodies come many in one message.
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.max_send_message_length", -1),
+)
+REFLECTED = (*(service.full_name for service in SERVICES), health.SERVICE_NAME, reflection.SERVICE_NAME)
+
+BOOTSTRAP_PAUSE_S = 0.5
+
+log = structlog.get_logger(__name__)
+
+
+def command(
+    config: Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")] = None,
+) -> None:
+    """Run a governance engine: it judges for any number of sidecars, and any number of it may share a Redis."""
+    serving.run(Role.ENGINE, _serve, config)
+
+
+async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
+    settings, metrics = configuration.engine, Metrics()
+    async with AsyncExitStack() as stack:
+        store = await stack.enter_async_context(open_store(configuration.redis, metrics))
+        engine = Engine(store, settings)
+        stack.push_async_callback(engine.close)
+        await engine.start()
+        server = aio.server(options=OPTIONS)
+        engine.register(server)
+        reflection.enable_server_reflection(REFLECTED, server)
+        _bind(server, settings)
+        await stack.enter_async_context(_admin(engine, settings, metrics))
+        await stack.enter_async_context(_bootstrapping(engine, settings))
+        await server.start()
+        log.info("engine.started", listen=settings.listen, tls=settings.tls is not None)
+        await stop.wait()
+        await engine.drain()
+        await server.stop(settings.drain_grace_ms / 1000)
+
+
+def _bind(server: aio.Server, settings: EngineSettings) -> None:
+    try:
+        if settings.tls is None:
+            server.add_insecure_port(settings.listen)
+        else:
+            server.add_secure_port(settings.listen, _credentials(settings.tls))
+    except RuntimeError as error:  # all that gRPC says; why is in its own log
+        raise UnavailableError("address_in_use", f"engine.listen: {settings.listen} cannot be listened on") from error
+
+
+def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+    """Certificates as gRPC takes them, tried out before: gRPC would start with broken ones, and refuse all."""
+    problems = [*_unusable(tls)]
+    if problems:
+        raise ConfigurationError(problems)
+    client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
+    pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
+    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
+
+
+def _unusable(tls: TlsFiles) -> Iterator[Problem]:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(tls.cert_file, tls.key_file)
+    except OSError as error:  # ssl.SSLError is one
+        yield Problem(Place(), "engine.tls", f"{tls.cert_file} with {tls.key_file}: {error.strerror}")
+    if tls.client_ca_file is not None:
+        try:
+            context.load_verify_locations(tls.client_ca_file)
+        except OSError as error:
+            yield Problem(Place(), "engine.tls.client_ca_file", f"{tls.client_ca_file}: {error.strerror}")
+
+
+@asynccontextmanager
+async def _admin(engine: Engine, settings: EngineSettings, metrics: Metrics) -> AsyncIterator[None]:
+    local = LocalServer()
+    engine.register(local)
+    runner = web.AppRunner(admin_app(metrics, Readiness(local.channel())), access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, settings.admin_host, settings.admin_port).start()
+        yield
+    finally:
+        await runner.cleanup()
+
+
+@asynccontextmanager
+async def _bootstrapping(engine: Engine, settings: EngineSettings) -> AsyncIterator[None]:
+    """Creates the first key as soon as Redis can be reached: an engine may well be up before it."""
+    if settings.bootstrap_key is None:
+        yield
+        return
+    creating = asyncio.create_task(_bootstrap(engine, settings.bootstrap_key.get_secret_value()))
+    try:
+        yield
+    finally:
+        creating.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await creating
+
+
+async def _bootstrap(engine: Engine, key: str) -> None:
+    while True:
+        try:
+            created = await engine.bootstrap(key)
+        except UnavailableError:
+            await asyncio.sleep(BOOTSTRAP_PAUSE_S)
+        else:
+            log.info("bootstrap_key.created" if created else "bootstrap_key.known")
+            return

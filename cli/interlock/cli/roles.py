@@ -1,0 +1,85 @@
+"""What each role needs set before it may start: none guesses a secret, or speaks in the clear beyond this machine."""
+
+import ipaddress
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+
+from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem, Settings, load
+from interlock.policy.credentials import looks_like_key
+from interlock.policy.settings import EngineSettings
+from interlock.proxy.settings import EngineLink
+
+Need = tuple[str, str]
+"""A key, and what is the matter with it."""
+
+
+class Role(StrEnum):
+    """The ways to run Interlock."""
+
+    DEV = "dev"
+    SIDECAR = "sidecar"
+    ENGINE = "engine"
+
+
+def load_for(
+    role: Role, file: Path | None = None, *, defaults: Settings | None = None, flags: Settings | None = None
+) -> Configuration:
+    """The configuration (see `configuration.load`) if this role can start with it.
+
+    Raises ConfigurationError with all that is missing or unsafe, UnreadableFileError.
+    """
+    configuration = load(file, defaults=defaults, flags=flags)
+    needs = {Role.DEV: _dev_needs, Role.SIDECAR: _sidecar_needs, Role.ENGINE: _engine_needs}[role]
+    problems = [Problem(Place(), key, message) for key, message in needs(configuration)]
+    if problems:
+        raise ConfigurationError(problems)
+    return configuration
+
+
+def is_loopback(host: str) -> bool:
+    """Whether a host, given as in `host:port`, is this very machine."""
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _dev_needs(configuration: Configuration) -> Iterator[Need]:
+    yield from _bootstrap_key_needs(configuration.engine)
+
+
+def _engine_needs(configuration: Configuration) -> Iterator[Need]:
+    engine = configuration.engine
+    if configuration.redis.url is None:
+        yield "redis.url", "not set, also by INTERLOCK_REDIS_URL; only `interlock dev` brings its own Redis"
+    if engine.sidecar_token is None:
+        yield "engine.sidecar_token", "not set; sidecars show it to prove that they are yours"
+    if engine.master_key is None and engine.master_key_file is None:
+        yield "engine.master_key", "not set, and engine.master_key_file neither; it seals the secrets of tools"
+    host, _, port = engine.listen.rpartition(":")
+    if not host or not port.isdecimal():
+        yield "engine.listen", "must be host:port"
+    elif engine.tls is None and not engine.allow_plaintext and not is_loopback(host):
+        yield "engine.tls", f"not set, but {engine.listen} is no loopback address; engine.allow_plaintext accepts that"
+    yield from _bootstrap_key_needs(engine)
+
+
+def _bootstrap_key_needs(engine: EngineSettings) -> Iterator[Need]:
+    if engine.bootstrap_key is not None and not looks_like_key(engine.bootstrap_key.get_secret_value()):
+        yield "engine.bootstrap_key", "is no key; one is once_live_ and 43 letters and digits"
+
+
+def _sidecar_needs(configuration: Configuration) -> Iterator[Need]:
+    link = configuration.sidecar.engine
+    if link.sidecar_token is None:
+        yield "sidecar.engine.sidecar_token", "not set; it must be the engine's sidecar_token"
+    if link.embedded:
+        yield "sidecar.engine.target", "`embedded` is what `interlock dev` does; name an engine, grpcs://host:port"
+    elif _in_the_clear(link):
+        yield "sidecar.engine.target", "grpc:// is not encrypted and reaches loopback addresses only; use grpcs://"
+
+
+def _in_the_clear(link: EngineLink) -> bool:
+    scheme, _, address = link.target.partition("://")
+    return scheme == "grpc" and not is_loopback(address.rpartition(":")[0])
