@@ -1,12 +1,14 @@
 """Logs: JSON, one object a line, to stderr. Events are named `noun.verb`; a call writes at most one, `call.finished`.
 
-Arguments, keys and secrets are not logged in the first place; `drop_secrets` sees to it that a mistake leaks none.
+Arguments, keys and secrets are not logged in the first place; the two processors here see to it that a mistake leaks
+none: `drop_named_secrets` goes by a field's name, `drop_visible_secrets` by what stands in the finished line.
 """
 
+import json
 import logging
 import re
 import sys
-from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any, TextIO
 
 import structlog
@@ -14,70 +16,83 @@ from structlog.typing import EventDict, Processor, WrappedLogger
 
 DROPPED = "[dropped]"
 
-# Fields that hold one by their name; `key_id` and `secret_id` name one without telling it.
+# `key_id` and `secret_id` name a secret without telling it, and stay.
 _SECRET_NAME = re.compile(
-    r"(^|_)(key|secrets?|tokens?|passwords?|authorization|cookies?|credentials?|signature|args|arguments|body)$",
+    r"(^|[_-])(key|secrets?|tokens?|passwords?|authorization|cookies?|credentials?|signature|args|arguments|body)$",
     re.IGNORECASE,
 )
-# Our own keys, Standard Webhooks secrets, credentials of HTTP's Authorization, the password in a URL, a private key.
-_SECRET_VALUE = re.compile(
-    r"once_live_\w+|whsec_[\w+/=-]+|\b(?:bearer|basic)\s+[^\s\"',]+|(?<=://)[^\s/@\"']*:[^\s/@\"']*(?=@)"
-    r"|-----BEGIN [A-Z ]*PRIVATE KEY-----[\s\S]*?(?:-----END [A-Z ]*PRIVATE KEY-----|\Z)",
-    re.IGNORECASE,
+# Our keys, Standard Webhooks secrets, what follows Bearer and Basic, user and password in a URL, private keys.
+_SECRET_TEXT = re.compile(
+    r"once_live_\w+|whsec_[\w+/=-]+|\b(?:bearer|basic) +[^\s\"',\\]+|(?<=://)[^\s/@\"']*:[^\s/@\"']*(?=@)"
+    r"|-----begin [a-z ]*private key-----.*?(?:-----end [a-z ]*private key-----|(?=\")|\Z)",
+    re.IGNORECASE | re.DOTALL,
 )
+# Without one of these there is nothing to find: looking for them first is far cheaper than the search itself.
+_MARKS = ("once_live_", "whsec_", "bearer ", "basic ", "://", "private key")
+
+_encode = json.JSONEncoder(default=repr).encode
 
 
-def drop_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
-    """A structlog processor: replaces what looks like a key or a secret, by its field's name or by its own looks."""
-    return {name: _safe(name, value) for name, value in event.items()}
+def drop_named_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
+    """Replaces the values of fields that are named like a secret, at any depth."""
+    return {name: _kept(name, value) for name, value in event.items()}
 
 
-def _safe(name: str, value: Any) -> Any:
-    if _SECRET_NAME.search(name):
+def drop_visible_secrets(_logger: WrappedLogger, _method: str, line: str) -> str:
+    """Replaces what looks like a key or a secret in a rendered line."""
+    lowered = line.lower()
+    return _SECRET_TEXT.sub(DROPPED, line) if any(mark in lowered for mark in _MARKS) else line
+
+
+def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
+    return _encode(event)
+
+
+def _kept(name: str, value: Any) -> Any:
+    if _names_a_secret(name):
         return DROPPED
-    if isinstance(value, str):
-        return _SECRET_VALUE.sub(DROPPED, value)
-    if isinstance(value, Mapping):
-        return {inner: _safe(str(inner), held) for inner, held in value.items()}
+    if isinstance(value, dict):
+        return {str(inner): _kept(str(inner), held) for inner, held in value.items()}
     if isinstance(value, list | tuple | set | frozenset):
-        return [_safe("", held) for held in value]
-    if value is None or isinstance(value, bool | int | float):
-        return value
-    return _SECRET_VALUE.sub(DROPPED, repr(value))
+        return [_kept("", held) for held in value]
+    return value
+
+
+@lru_cache(maxsize=1024)
+def _names_a_secret(name: str) -> bool:
+    return _SECRET_NAME.search(name) is not None
 
 
 def configure(level: str = "info", stream: TextIO | None = None) -> None:
     """Sends structlog's and the standard library's records, from `level` up, to `stream` (stderr) as JSON lines."""
     stream = stream or sys.stderr
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    shared: list[Processor] = [
-        structlog.contextvars.merge_contextvars,
+    first: list[Processor] = [
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    render: list[Processor] = [
+    last: list[Any] = [  # not Processor: the last one takes the line that the one before it made
         structlog.processors.format_exc_info,
-        drop_secrets,
-        structlog.processors.JSONRenderer(),
+        drop_named_secrets,
+        _render,
+        drop_visible_secrets,
     ]
     structlog.configure(
-        processors=[*shared, *render],
+        processors=[*first, *last],
         wrapper_class=structlog.make_filtering_bound_logger(threshold),
-        logger_factory=structlog.PrintLoggerFactory(stream),
+        logger_factory=structlog.WriteLoggerFactory(stream),
         cache_logger_on_first_use=True,
     )
-    _configure_standard_library(threshold, stream, shared, render)
+    _configure_standard_library(threshold, stream, first, last)
 
 
-def _configure_standard_library(
-    threshold: int, stream: TextIO, shared: list[Processor], render: list[Processor]
-) -> None:
+def _configure_standard_library(threshold: int, stream: TextIO, first: list[Processor], last: list[Any]) -> None:
     """aiohttp, grpc and asyncio log there; nobody's warning shall be lost or break the JSON."""
     handler = logging.StreamHandler(stream)
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
-            foreign_pre_chain=[*shared, structlog.stdlib.add_logger_name],
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *render],
+            foreign_pre_chain=[*first, structlog.stdlib.add_logger_name],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
         )
     )
     logging.basicConfig(handlers=[handler], level=max(threshold, logging.WARNING), force=True)

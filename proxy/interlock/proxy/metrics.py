@@ -6,8 +6,9 @@ empty unless the process is told otherwise.
 """
 
 import platform
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
@@ -27,23 +28,27 @@ class Metrics:
         """`label_agents` gives every agent its own series of decisions: only where agents are few."""
         self._label_agents = label_agents
         self._registry = registry = CollectorRegistry()
-        self._decisions = Counter(
+        decisions = Counter(
             "interlock_decisions_total",
             "Decisions on calls.",
             ["verdict", "reason", "tool", "agent"],
             registry=registry,
         )
-        self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
-        self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
-        self._in_flight = Gauge("interlock_calls_in_flight", "Calls being handled.", ["tool"], registry=registry)
-        self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
-        self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
-        self._settle_failures = Counter(
+        in_flight = Gauge("interlock_calls_in_flight", "Calls being handled.", ["tool"], registry=registry)
+        failures = Counter(
             "interlock_settle_failures_total",
             "Settlements the engine did not acknowledge.",
             ["reason"],
             registry=registry,
         )
+        # By their labels. Looking a series up in its metric costs more than counting in it.
+        self._decisions = cache(decisions.labels)
+        self._in_flight = cache(in_flight.labels)
+        self._settle_failures = cache(failures.labels)
+        self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
+        self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
+        self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
+        self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
         self._spool = Gauge("interlock_spool_depth", "Settlements waiting on disk to be delivered.", registry=registry)
         Info("interlock_build", "The program that runs.", registry=registry).info(
             {"version": version("interlock"), "python": platform.python_version()}
@@ -51,18 +56,18 @@ class Metrics:
 
     def decided(self, verdict: str, reason: str, tool: str, agent: str = "") -> None:
         """A call was judged, by the engine or, as `error`, by the sidecar itself."""
-        self._decisions.labels(verdict, reason, tool, agent if self._label_agents else "").inc()
+        self._decisions(verdict, reason, tool, agent if self._label_agents else "").inc()
 
     def finished(self, tool: str, added_s: float, upstream_s: float) -> None:
         """A call is over. `upstream_s` is 0 if nothing was sent, and then not counted as time at the tool."""
-        self._added.labels(tool).observe(added_s)
+        self._added(tool).observe(added_s)
         if upstream_s > 0:
-            self._upstream.labels(tool).observe(upstream_s)
+            self._upstream(tool).observe(upstream_s)
 
     @contextmanager
     def in_flight(self, tool: str) -> Iterator[None]:
         """Counts a call as in flight while the context is open."""
-        gauge = self._in_flight.labels(tool)
+        gauge = self._in_flight(tool)
         gauge.inc()
         try:
             yield
@@ -71,15 +76,15 @@ class Metrics:
 
     def engine_call(self, method: str, seconds: float) -> None:
         """An RPC to the engine came back, well or not."""
-        self._engine.labels(method).observe(seconds)
+        self._engine(method).observe(seconds)
 
     def redis_call(self, operation: str, seconds: float) -> None:
         """A call to Redis came back, well or not."""
-        self._redis.labels(operation).observe(seconds)
+        self._redis(operation).observe(seconds)
 
     def settle_failed(self, reason: str) -> None:
         """A settlement was not acknowledged and went to the spool."""
-        self._settle_failures.labels(reason).inc()
+        self._settle_failures(reason).inc()
 
     def spool_depth(self, settlements: int) -> None:
         """So many settlements wait in the spool."""
@@ -91,5 +96,5 @@ class Metrics:
         return encode(self._registry), content_type
 
 
-def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Histogram:
-    return Histogram(name, documentation, [label], buckets=SECONDS, registry=registry)
+def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Callable[[str], Histogram]:
+    return cache(Histogram(name, documentation, [label], buckets=SECONDS, registry=registry).labels)

@@ -28,6 +28,13 @@ STATUS = {
     Kind.UNAVAILABLE: 503,
     Kind.INTERNAL: 500,
 }
+STATUS_OF_REASON = {
+    "missing_key": 401,
+    "body_too_large": 413,
+    # Nothing about a value: the request is not for this server, or not for any.
+    "host_not_allowed": 421,
+    "invalid_path": 400,
+}
 RETRY_AFTER_S = {Kind.EXHAUSTED: 1, Kind.UNAVAILABLE: 1}
 PARTS = frozenset({"body", "query", "path", "header"})
 """Where the offending value of a request may stand: the first element of a problem's `loc`."""
@@ -93,11 +100,7 @@ def answer_of(error: InterlockError) -> web.Response:
 
 
 def _status(error: InterlockError) -> int:
-    if error.reason == "missing_key":
-        return 401
-    if error.reason == "body_too_large":
-        return 413
-    return STATUS[error.kind]
+    return STATUS_OF_REASON.get(error.reason, STATUS[error.kind])
 
 
 def _detail(error: InterlockError) -> object:

@@ -35,6 +35,8 @@ def detail_of(response: web.Response) -> object:
         (ExhaustedError("too_many", "m"), 429, {"error": "too_many", "message": "m"}),
         (UnavailableError("governance_unavailable", "m"), 503, {"error": "governance_unavailable", "message": "m"}),
         (InternalError("internal", "m"), 500, {"error": "internal", "message": "m"}),
+        (InvalidRequestError("host_not_allowed", "m"), 421, {"error": "host_not_allowed", "message": "m"}),
+        (InvalidRequestError("invalid_path", "m"), 400, {"error": "invalid_path", "message": "m"}),
         (BodyTooLargeError(9), 413, {"error": "body_too_large", "message": "the body is larger than 9 bytes"}),
     ],
 )
