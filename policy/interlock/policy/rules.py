@@ -103,9 +103,12 @@ def matches(glob: str, name: str) -> bool:
 
 @lru_cache(maxsize=4096)
 def _compiled(glob: str) -> re.Pattern[str]:
-    # Runs of stars are one star: `****x` must not backtrack for ever.
-    parts = re.split(r"\*+", glob)
-    return re.compile(".*".join(re.escape(part) for part in parts), re.DOTALL)
+    # Each part between two stars is taken where it first fits and never tried again, so no glob takes long to match.
+    first, *between = re.split(r"\*+", glob)
+    if not between:
+        return re.compile(re.escape(first))
+    atoms = "".join(f"(?>.*?{re.escape(part)})" for part in between[:-1])
+    return re.compile(f"{re.escape(first)}{atoms}.*{re.escape(between[-1])}", re.DOTALL)
 
 
 def _or_none(limit: int | None) -> int:

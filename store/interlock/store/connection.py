@@ -126,7 +126,7 @@ def _client(settings: RedisSettings, answer_s: float | None) -> redis.Redis:
         retry_on_error=[ConnectionError],
         **tls,
     )
-    return redis.Redis(connection_pool=pool)
+    return redis.Redis.from_pool(pool)
 
 
 def _checked(operation: str, reply: Any) -> Any:

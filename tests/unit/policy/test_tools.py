@@ -1,0 +1,150 @@
+"""Tools as they are registered."""
+
+import dataclasses
+
+import pytest
+
+from interlock.governance.errors import InvalidRequestError
+from interlock.policy import tools
+from interlock.policy.model import Tool
+from interlock.policy.secrets import Keyring, generate_key, parse_keys
+
+TOOL = Tool(name="charge", scope_id="global", url="https://tools.example/charge")
+KEYRING = Keyring(parse_keys(generate_key()))
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "ftp://tools.example/x",
+        "file:///etc/passwd",
+        "tools.example/x",
+        "http:///x",
+        "http://user:pass@tools.example/",
+        "http://tools.example/#top",
+        "http://tools.example/a b",
+        "http://tools.example/\r\nHost: evil",
+        "http://tools.example\\@evil/",
+        "http://tools.example:99999/",
+        "http://[::1",
+        "http://169.254.169.254/latest/meta-data",
+        "http://[fe80::1]/",
+        "http://[::ffff:169.254.169.254]/",
+        "http://100.100.100.200/",
+        "http://[fd00:ec2::254]/",
+        "http://0.0.0.0/",
+        "http://2130706433/",
+        "http://0x7f.1/",
+        "http://0177.0.0.1/",
+        "http://224.0.0.1/",
+    ],
+)
+@pytest.mark.parametrize("allow_loopback", [True, False])
+def test_a_url_that_is_no_tool_is_refused_everywhere(url: str, allow_loopback: bool) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        tools.check_url(url, allow_loopback=allow_loopback)
+    assert refused.value.metadata == {"field": "url"}
+
+
+@pytest.mark.parametrize(
+    "url", ["http://127.0.0.1:9/x", "http://localhost/", "http://a.localhost/", "http://[::1]/", "http://localhost./"]
+)
+def test_loopback_is_for_development(url: str) -> None:
+    tools.check_url(url, allow_loopback=True)
+    with pytest.raises(InvalidRequestError, match="loopback"):
+        tools.check_url(url, allow_loopback=False)
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["https://tools.example/a?b=c", "http://10.1.2.3:8080/", "http://tool.ns.svc.cluster.local/", "http://a1.example/"],
+)
+def test_a_tool_may_live_anywhere_else(url: str) -> None:
+    tools.check_url(url, allow_loopback=False)
+
+
+@pytest.mark.parametrize(
+    ("changes", "field"),
+    [
+        ({"name": "a/b"}, "name"),
+        ({"name": ".."}, "name"),
+        ({"name": "a\n"}, "name"),
+        ({"name": ""}, "name"),
+        ({"name": "a}b"}, "name"),
+        ({"scope_id": "agent:"}, "scope_id"),
+        ({"scope_id": "agent:a}b"}, "scope_id"),
+        ({"scope_id": "team"}, "scope_id"),
+        ({"timeout_ms": 249}, "timeout_ms"),
+        ({"timeout_ms": 120_001}, "timeout_ms"),
+        ({"max_retries": 11}, "max_retries"),
+        ({"max_retries": -1}, "max_retries"),
+        ({"methods": ("post",)}, "methods"),
+        ({"methods": ("CONNECT",)}, "methods"),
+        ({"risk": "some"}, "risk"),
+        ({"description": "x" * 513}, "description"),
+        ({"dedup_ttl_s": 0}, "dedup_ttl_s"),
+        ({"replay_max_bytes": 2**21}, "replay_max_bytes"),
+    ],
+)
+def test_an_impossible_tool_names_the_field(changes: dict[str, object], field: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        tools.check(dataclasses.replace(TOOL, **changes), tools.Secrets(), allow_loopback=False)
+    assert refused.value.metadata == {"field": field}
+
+
+@pytest.mark.parametrize(
+    ("secrets", "field"),
+    [
+        (tools.Secrets(signing="short"), "auth.secret"),
+        (tools.Secrets(grace_s=-1), "auth.grace_s"),
+        (tools.Secrets(upstream_header="Bad Header", upstream_value="x"), "upstream_credential.header"),
+        (tools.Secrets(upstream_header="X-Key", upstream_value="a\r\nb"), "upstream_credential.value"),
+    ],
+)
+def test_an_impossible_secret_names_the_field(secrets: tools.Secrets, field: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        tools.check(TOOL, secrets, allow_loopback=False)
+    assert refused.value.metadata == {"field": field}
+
+
+def with_secrets(secrets: tools.Secrets, stored: Tool | None = None) -> Tool:
+    return tools.with_secrets(TOOL, secrets, stored, "acme", KEYRING)
+
+
+def signing(tool: Tool) -> list[str]:
+    return tools.signing_secrets(tool, tools.owner_of("acme", tool), KEYRING)
+
+
+def test_a_replaced_secret_signs_on_beside_the_new_one_for_its_grace() -> None:
+    first = with_secrets(tools.Secrets(signing="first-secret"))
+    second = with_secrets(tools.Secrets(signing="second-secret"), first)
+    assert signing(second) == ["second-secret", "first-secret"]
+    gone = dataclasses.replace(second, secrets=(second.secrets[0], dataclasses.replace(second.secrets[1], until_ms=1)))
+    assert signing(gone) == ["second-secret"]
+
+
+def test_a_leaked_secret_can_be_ended_at_once() -> None:
+    first = with_secrets(tools.Secrets(signing="first-secret"))
+    assert signing(with_secrets(tools.Secrets(signing="second-secret", grace_s=0), first)) == ["second-secret"]
+
+
+def test_a_replacement_without_a_secret_keeps_the_stored_ones() -> None:
+    first = with_secrets(tools.Secrets(signing="first-secret", upstream_header="X-Key", upstream_value="v"))
+    again = with_secrets(tools.Secrets(), first)
+    assert (again.secrets, again.upstream_header, again.upstream_value) == (
+        first.secrets,
+        first.upstream_header,
+        first.upstream_value,
+    )
+    assert with_secrets(tools.Secrets(upstream_header=""), first).upstream_value is None
+
+
+def test_the_same_secret_again_is_no_rotation() -> None:
+    first = with_secrets(tools.Secrets(signing="first-secret"))
+    assert with_secrets(tools.Secrets(signing="first-secret"), first).secrets == first.secrets
+
+
+def test_a_secret_of_a_lost_master_key_can_be_replaced() -> None:
+    lost = Keyring(parse_keys(generate_key()))
+    stored = tools.with_secrets(TOOL, tools.Secrets(signing="first-secret"), None, "acme", lost)
+    assert signing(with_secrets(tools.Secrets(signing="second-secret"), stored)) == ["second-secret"]
