@@ -18,11 +18,12 @@ from interlock.proxy.api.port import Api
 from interlock.proxy.api.routes import routes
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.engine import Engine
+from interlock.proxy.listening import bound, listen
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.pipeline import Pipeline, stages_of
 from interlock.proxy.run_route import PATH as RUN_PATH
 from interlock.proxy.run_route import RunRoute
-from interlock.proxy.settings import KiB, SidecarSettings
+from interlock.proxy.settings import SidecarSettings
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.intercept import check_target
 from interlock.proxy.tools_route import ToolsRoute, problem_errors
@@ -31,11 +32,6 @@ from interlock.proxy.upstream import Upstream
 log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-BACKLOG = 1024
-MAX_HEADER_BYTES = 32 * KiB
-CLOSING_S = 1.0
-"""How long connections get to close by themselves, once nothing runs any more."""
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -71,8 +67,8 @@ class Sidecar:
         self._closing.append(spool.close)
         self._pipeline = Pipeline(stages_of(engine, upstream, spool, self._metrics), self._metrics)
         self._closing.append(self._pipeline.close)
-        await self._listen(self._agent_app(self._pipeline, destinations), agents)
-        await self._listen(admin_app(self._metrics, self._readiness), admin)
+        self._closing.append(await listen(self._agent_app(self._pipeline, destinations), agents))
+        self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin))
         log.info("sidecar.started", port=self.port, admin_port=self.admin_port)
 
     async def drain(self) -> None:
@@ -94,9 +90,9 @@ class Sidecar:
     def _bind(self) -> tuple[socket.socket, socket.socket]:
         """Both sockets before anything else: tools must not be at either port, and 0 is not yet one."""
         settings = self._settings
-        agents = _bound(settings.host, settings.port)
+        agents = bound(settings.host, settings.port)
         self._closing.append(_closer(agents))
-        admin = _bound(settings.admin_host, settings.admin_port)
+        admin = bound(settings.admin_host, settings.admin_port)
         self._closing.append(_closer(admin))
         self.port, self.admin_port = agents.getsockname()[1], admin.getsockname()[1]
         return agents, admin
@@ -114,21 +110,6 @@ class Sidecar:
         app.add_routes(routes(Api.over(self._channel, destinations, max_body_bytes=settings.max_body_bytes)))
         return app
 
-    async def _listen(self, app: web.Application, listener: socket.socket) -> None:
-        runner = web.AppRunner(
-            app,
-            access_log=None,
-            # A compressed body is the tool's to unpack.
-            auto_decompress=False,
-            max_field_size=MAX_HEADER_BYTES,
-            max_line_size=MAX_HEADER_BYTES,
-            lingering_time=CLOSING_S,
-            shutdown_timeout=CLOSING_S,
-        )
-        await runner.setup()
-        self._closing.append(runner.cleanup)
-        await web.SockSite(runner, listener, backlog=BACKLOG).start()
-
 
 class FrontDoor:
     """What stands before every route of the agent-facing listener."""
@@ -137,10 +118,9 @@ class FrontDoor:
         self._hosts = hosts
         self._readiness = readiness
         self.busy: set[asyncio.Task[object]] = set()
-        self.label = web.middleware(self._label)
-        self.guard = web.middleware(self._guard)
 
-    async def _label(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    @web.middleware
+    async def label(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Names the request, and sees to what every answer carries."""
         sent = request.headers.get("X-Request-Id", "")
         request[REQUEST_ID] = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
@@ -153,7 +133,8 @@ class FrontDoor:
                 response.force_close()
         return response
 
-    async def _guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+    @web.middleware
+    async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Errors: `invalid_path`, `host_not_allowed`, `origin_not_allowed`, `draining`."""
         check_target(request.raw_path)
         self._check_host(request.headers.getall("Host", []))
@@ -177,19 +158,6 @@ class FrontDoor:
 def _hosts(settings: SidecarSettings) -> frozenset[str]:
     own = f"[{settings.host}]" if ":" in settings.host else settings.host
     return frozenset({"localhost", "127.0.0.1", "[::1]", own.lower(), *settings.allowed_hosts}) - {"0.0.0.0", "[::]"}  # noqa: S104 - taken out
-
-
-def _bound(host: str, port: int) -> socket.socket:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind((host, port))
-    except OSError as error:
-        listener.close()
-        raise OSError(error.errno, f"cannot listen on {host}:{port}: {error.strerror}") from error
-    listener.setblocking(False)
-    return listener
 
 
 def _closer(listener: socket.socket) -> Callable[[], Awaitable[None]]:
