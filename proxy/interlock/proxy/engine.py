@@ -11,11 +11,11 @@ import grpc
 from grpc import aio
 
 from interlock.governance.errors import InterlockError, UnavailableError
-from interlock.governance.status import DETAILS_KEY, error_of
+from interlock.governance.status import error_of
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1.governance_pb2_grpc import GovernanceStub
 from interlock.proxy.breaker import Breaker
-from interlock.proxy.exchange import Exchange, LostAnswerError
+from interlock.proxy.exchange import Exchange, LostAnswerError, is_engines_word
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.settings import EngineLink, TlsFiles
 
@@ -89,17 +89,9 @@ class Unary:
         try:
             return await rpc(request, timeout=within_s, metadata=self._metadata)
         except aio.AioRpcError as failed:
-            if _engine_answered(failed):
+            if is_engines_word(failed):
                 raise error_of(failed) from failed
             raise LostAnswerError from failed
-
-
-def _engine_answered(failed: aio.AioRpcError) -> bool:
-    """Whether the failure is the engine's own word; else gRPC speaks, and nobody knows what the engine did."""
-    return any(key == DETAILS_KEY for key, _ in failed.trailing_metadata() or ()) or failed.code() not in _GRPC_GAVE_UP
-
-
-_GRPC_GAVE_UP = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
 class Engine:

@@ -8,10 +8,11 @@ import asyncio
 from collections.abc import Awaitable
 from typing import TypeAlias
 
+import grpc
 from grpc import aio
 
-from interlock.governance.errors import UnavailableError
-from interlock.governance.status import error_in
+from interlock.governance.errors import InterlockError, UnavailableError
+from interlock.governance.status import DETAILS_KEY, error_in, error_of
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1.governance_pb2_grpc import GovernanceStub
 from interlock.proxy.settings import MiB
@@ -24,6 +25,8 @@ MAX_BATCH_BYTES = 1 * MiB
 
 STREAM_ENDED = (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError)
 """What grpc.aio raises from a stream that is over."""
+
+GRPC_GAVE_UP = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
 
 
 class LostAnswerError(UnavailableError):
@@ -98,9 +101,12 @@ class Exchange:
         """Keeps a stream while there are questions; ends when a stream broke and nothing is open."""
         while self._open:
             stream: Stream = self._stub.Exchange(metadata=self._metadata)
-            await _first_to_end(self._write(stream), self._read(stream))
+            refusal = await _first_to_end(self._write(stream), self._read(stream))
             stream.cancel()
-            self._ask_again()
+            if refusal is None:
+                self._ask_again()
+            else:
+                self._give_up(list(self._open.values()), refusal)
 
     def _ask_again(self) -> None:
         """After a broken stream. A question under which two broke is given up: its caller decides."""
@@ -110,11 +116,11 @@ class Exchange:
         self._unsent = [asked for asked in self._open.values() if not asked.answer.done()]
         self._asked.set()
 
-    def _give_up(self, questions: list[_Open]) -> None:
+    def _give_up(self, questions: list[_Open], error: InterlockError | None = None) -> None:
         for asked in questions:
             self._open.pop(asked.question.id, None)
             if not asked.answer.done():
-                asked.answer.set_exception(LostAnswerError())
+                asked.answer.set_exception(error or LostAnswerError())
 
     async def _write(self, stream: Stream) -> None:
         while True:
@@ -151,15 +157,24 @@ def _batches(questions: list[pb.Question]) -> list[pb.ExchangeRequest]:
     return batches
 
 
-async def _first_to_end(*sides: Awaitable[None]) -> None:
-    """Runs both sides of a stream until one ends; the stream's own failure is how a side ends."""
+async def _first_to_end(*sides: Awaitable[None]) -> InterlockError | None:
+    """Runs both sides of a stream until one ends. Returns the engine's word if it was the engine that refused it."""
     tasks = [asyncio.ensure_future(side) for side in sides]
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
     finally:
         for task in tasks:
             task.cancel()
-        ended = await asyncio.gather(*tasks, return_exceptions=True)
-    for end in ended:
+        ends = await asyncio.gather(*tasks, return_exceptions=True)
+    for end in ends:
+        if isinstance(end, aio.AioRpcError) and is_engines_word(end):
+            return error_of(end)
         if isinstance(end, Exception) and not isinstance(end, STREAM_ENDED):
             raise end
+    return None
+
+
+def is_engines_word(failed: aio.AioRpcError) -> bool:
+    """Whether the engine itself speaks. Else gRPC does: nobody was reached in time, and what was done is not known."""
+    told = any(key == DETAILS_KEY for key, _ in failed.trailing_metadata() or ())
+    return told or failed.code() not in GRPC_GAVE_UP

@@ -96,7 +96,8 @@ class Problem:
 
     @property
     def retryable(self) -> bool:
-        return self.status in RETRYABLE_STATUS and self.reason not in NOT_RETRYABLE
+        passes = self.status in RETRYABLE_STATUS or self.retry_after_s is not None
+        return passes and self.reason not in NOT_RETRYABLE
 
     def document(self) -> bytes:
         """RFC 9457, section 3: the standard members and ours, compact JSON."""
