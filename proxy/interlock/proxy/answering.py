@@ -1,5 +1,6 @@
 """The way in: reads a request whole, and writes an answer exactly as given. All of aiohttp's server that calls see."""
 
+from email.utils import formatdate
 from http import HTTPStatus
 
 from aiohttp import hdrs, web
@@ -40,8 +41,9 @@ async def _body(request: web.Request, max_body_bytes: int) -> bytes:
 
 
 class ExactAnswer(web.StreamResponse):
-    """An answer whose fields are those given and no more: aiohttp's own would add a Server, a Date and a Content-Type
-    to a tool's answer. With a `body` it leaves at once; without, piece by piece.
+    """An answer whose fields are those given: aiohttp's own would give a tool's answer a Server and a Content-Type.
+
+    With a `body` it leaves at once; without, piece by piece.
     """
 
     def __init__(self, status: int, headers: Headers, body: bytes | None = None) -> None:
@@ -85,6 +87,8 @@ class ExactAnswer(web.StreamResponse):
             self.headers[hdrs.CONNECTION] = "close"
         elif request.version < HttpVersion11:
             self.headers[hdrs.CONNECTION] = "keep-alive"
+        # RFC 9110 6.6.1: who passes an answer on dates it, if its origin did not.
+        self.headers.setdefault(hdrs.DATE, formatdate(usegmt=True))
         lines = [f"HTTP/1.{request.version.minor} {self.status} {self.reason}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
         return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")

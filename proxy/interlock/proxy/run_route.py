@@ -17,12 +17,12 @@ from interlock.proxy.api.money import exact, micros_of
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
 from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
-from interlock.proxy.stages.intercept import Fields, check_target
+from interlock.proxy.stages.intercept import Fields
 
 PATH = "/v1/ai/run"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 JSON_CONTENT_TYPE = "application/json"
-MAX_RUN_ID_LENGTH = 256
+MAX_RUN_ID_BYTES = 256
 # What an engine's refusal to renew stops: the call was let through, and was then not sent after all.
 STOPPED = frozenset({"agent_disabled", "tool_disabled", "kill_switch"})
 
@@ -42,7 +42,6 @@ class RunEntrance:
     """Calls as JSON: the tool is named in the body and always gets a POST of the contract's envelope."""
 
     def read(self, incoming: Incoming) -> Ask:
-        check_target(incoming.target)
         fields = Fields(incoming)
         credential, key = fields.credential(""), fields.idempotency_key()
         run, source = _run_of(incoming.body)
@@ -128,7 +127,7 @@ def _invalid(error: ValidationError) -> InvalidFieldsError:
 
 def _run_id(value: object) -> str:
     """The `run_id` argument if it can name a timeline."""
-    fits = isinstance(value, str) and len(value) <= MAX_RUN_ID_LENGTH and value.isprintable()
+    fits = isinstance(value, str) and len(value.encode()) <= MAX_RUN_ID_BYTES and value.isprintable()
     return str(value) if fits else ""
 
 
@@ -209,11 +208,17 @@ def _told(call: Call) -> bytes:
 
 def _told_result(call: Call, reason: str, status: int, body: bytes | None, failure: str) -> bytes:
     decision = Decision.DEDUP if call.verdict.verdict == pb.VERDICT_REPLAY else Decision.EXECUTED
-    result = _result(body) if 200 <= status < 300 and body is not None and not failure else None
+    result = error = None
+    if failure or not 200 <= status < 300:
+        error = failure or "tool_error"
+    elif body is None:
+        error = "result_too_large"
+    elif (result := _result(body)) is None:
+        error = "result_not_json"
     if result is not None:
         return _document(call, ok=True, allowed=True, decision=decision, reason=reason, result=result)
-    error = _compact({"error": failure or "tool_error", **({"status": status} if status else {})})
-    return _document(call, ok=False, allowed=True, decision=decision, reason="tool_error", result=error)
+    told = _compact({"error": error, "status": status or None})
+    return _document(call, ok=False, allowed=True, decision=decision, reason="tool_error", result=told)
 
 
 def _result(body: bytes) -> bytes | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 import structlog
 from google.protobuf.message import DecodeError
 
-from interlock.governance.errors import InterlockError, Kind
+from interlock.governance.errors import InterlockError, Kind, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.metrics import Metrics
 
@@ -25,8 +25,8 @@ FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 5.0
 SUFFIX = ".settlement"
 REJECTED = "rejected"
-RETRIED = frozenset({Kind.UNAVAILABLE, Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED, Kind.DENIED})
-"""Failures that pass: also a wrong sidecar token, which is a matter of configuration and not of the settlement."""
+PASSING = frozenset({Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED, Kind.DENIED})
+"""Failures that may pass: among them a wrong sidecar token, which is no fault of the settlement."""
 
 Deliver = Callable[[pb.SettleRequest], Awaitable[object]]
 
@@ -107,21 +107,25 @@ class Spool:
             await self._work.wait()
 
     async def _deliver_all(self) -> bool:
-        """Delivers what waits, in order. False as soon as the engine is not to be had."""
+        """Delivers what waits, in order. False if some of it has to be tried again."""
+        all_gone = True
         for name, settlement in list(self._waiting.items()):
             try:
                 await self._deliver(settlement)
+            except UnavailableError:
+                return False
             except InterlockError as error:
-                if error.kind in RETRIED:
-                    self._metrics.settle_failed(error.reason)
-                    return False
+                log.warning("settlement.not_taken", call_id=settlement.permit.call_id, reason=error.reason)
+                if error.kind in PASSING:
+                    all_gone = False
+                    continue
                 await asyncio.to_thread(self._set_aside, name, error.reason)
             else:
                 log.info("settlement.delivered", call_id=settlement.permit.call_id)
                 await asyncio.to_thread(self._remove, name)
             del self._waiting[name]
             self._metrics.spool_depth(len(self._waiting))
-        return True
+        return all_gone
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):
