@@ -14,7 +14,6 @@ from interlock.policy.model import (
     ATTEMPT_ID,
     CALL_ID,
     MAX_SPEND_MICROS,
-    TOOL_NAME,
     Decision,
     Dedup,
     Limits,
@@ -79,9 +78,15 @@ class Authorizer:
 
     async def resolve(self, credential: str, agent_id: str, tool: str) -> tuple[Scope, Tool]:
         """The agent a call would run as, and the tool it means. Errors: NotFoundError `tool_not_found`."""
-        standing = await self._knowledge.identify(credential)
-        scope = access.acting_agent(standing.identity, agent_id)
-        return scope, (await self._tool(standing, scope, tool))[1]
+        for _ in range(ROUNDS):
+            standing = await self._knowledge.identify(credential)
+            scope = access.acting_agent(standing.identity, agent_id)
+            found = standing.snapshot.tool_for(scope.agent_id, tool)
+            if found is not None:
+                return scope, found
+            if not await self._outdated(standing):
+                raise _unknown_tool()
+        raise _restless()
 
     async def authorize(self, question: Question) -> Verdicted | ToolChanged:
         check(question)
@@ -91,16 +96,21 @@ class Authorizer:
             verdict = await self._judge(question, standing, scope)
             if verdict is not None:
                 return verdict
-        raise UnavailableError("governance_unavailable", "the policy changed faster than the call could be judged")
+        raise _restless()
 
     async def _judge(self, question: Question, standing: Standing, scope: Scope) -> Verdicted | ToolChanged | None:
         """One round; None if what it rests on has moved."""
-        standing, tool = await self._tool(standing, scope, question.tool)
-        if tool.revision != question.tool_revision:
-            return ToolChanged(scope)
+        tool = standing.snapshot.tool_for(scope.agent_id, question.tool)
         switch = rules.switches(standing.snapshot)
-        if (switch.reason or not tool.enabled) and await self._outdated(standing):
+        changed = tool is not None and tool.revision != question.tool_revision
+        # The ledger cannot check these; so no refusal is drawn from a snapshot that is out of date.
+        refused = tool is None or changed or not tool.enabled or bool(switch.reason)
+        if refused and await self._outdated(standing):
             return None
+        if tool is None:
+            raise _unknown_tool()
+        if changed:
+            return ToolChanged(scope)
         await self._knowledge.see(scope)
         policy = await self._knowledge.policy(scope)
         ruling = rules.lists(tool, policy.policy, allow_without_policy=self._allow_without_policy)
@@ -118,19 +128,17 @@ class Authorizer:
         rule = matched_rule(decision.reason, switch, ruling, limits)
         return Verdicted(scope, decision, limits, rule, tool.risk)
 
-    async def _tool(self, standing: Standing, scope: Scope, name: str) -> tuple[Standing, Tool]:
-        tool = standing.snapshot.tool_for(scope.agent_id, name) if TOOL_NAME.fullmatch(name) else None
-        if tool is None and TOOL_NAME.fullmatch(name):
-            snapshot = await self._knowledge.up_to_date(scope.namespace)
-            standing, tool = Standing(standing.identity, snapshot), snapshot.tool_for(scope.agent_id, name)
-        if tool is None:
-            raise NotFoundError("tool_not_found", "no tool of that name is registered")
-        return standing, tool
-
     async def _outdated(self, standing: Standing) -> bool:
-        """Whether a refusal would rest on a switch that has been lifted since."""
-        epochs = standing.snapshot.epochs
-        return (await self._knowledge.up_to_date(standing.identity.namespace)).epochs != epochs
+        """Whether a namespace has changed since; what is remembered of it is then renewed."""
+        return (await self._knowledge.up_to_date(standing.identity.namespace)) is not standing.snapshot
+
+
+def _unknown_tool() -> NotFoundError:
+    return NotFoundError("tool_not_found", "no tool of that name is registered")
+
+
+def _restless() -> UnavailableError:
+    return UnavailableError("governance_unavailable", "the policy changed faster than the call could be judged")
 
 
 def check(question: Question) -> None:

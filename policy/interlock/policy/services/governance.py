@@ -187,7 +187,8 @@ class _Exchange:
             await writer
 
     async def _one(self, question: pb.Question) -> None:
-        self._replies.append(await self._answer(question))
+        reply = await self._answer(question)
+        self._replies.append(reply)
         self._room.release()
         self._ready.set()
 

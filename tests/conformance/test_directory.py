@@ -1,0 +1,165 @@
+"""What the directory promises, on every Redis."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from interlock.governance.errors import UnavailableError
+from interlock.policy.model import (
+    ApiKey,
+    Dedup,
+    Epochs,
+    Identity,
+    Policy,
+    PricingRule,
+    Role,
+    Scope,
+    Sealed,
+    Switch,
+    Tool,
+    ToolSecret,
+    VersionedPolicy,
+)
+from interlock.store.opening import Store, open_store
+from interlock.store.settings import RedisSettings
+from tests.conformance.conftest import Silent
+from tests.conformance.reservations import AGENT
+
+SEALED = Sealed("m1", "bm9uY2U=", "Y2lwaGVy")
+TOOL = Tool(
+    name="charge",
+    scope_id="global",
+    url="https://tools.example/charge",
+    methods=("POST", "PUT"),
+    dedup=Dedup.HEADER,
+    dedup_ignore=("trace",),
+    hold=True,
+    secrets=(ToolSecret("sec_1", "•••• cret", SEALED), ToolSecret("sec_0", "•••• old", SEALED, 12)),
+    upstream_header="X-Key",
+    upstream_value=SEALED,
+)
+KEY = ApiKey(Identity("key_1", "acme", Role.AGENT, "bot-1"), "for tests", 0)
+
+
+async def test_a_tool_comes_back_as_it_was_put(store: Store) -> None:
+    put = await store.directory.put_tool("acme", TOOL, None)
+    assert put is not None
+    assert put.revision == 1
+    snapshot = await store.directory.snapshot("acme")
+    assert snapshot.tools == {("global", "charge"): put}
+    assert snapshot.epochs == Epochs(0, 1)
+
+
+async def test_an_agents_own_tool_hides_the_global_one(store: Store) -> None:
+    own = Tool(name="charge", scope_id="agent:bot-1", url="https://own.example")
+    await store.directory.put_tool("acme", TOOL, None)
+    await store.directory.put_tool("acme", own, None)
+    snapshot = await store.directory.snapshot("acme")
+    mine, theirs = snapshot.tool_for("bot-1", "charge"), snapshot.tool_for("bot-2", "charge")
+    assert mine is not None
+    assert theirs is not None
+    assert (mine.url, theirs.url) == ("https://own.example", TOOL.url)
+
+
+async def test_of_concurrent_replacements_one_wins_and_the_others_are_told(store: Store) -> None:
+    stored = await store.directory.put_tool("acme", TOOL, None)
+    changes = [Tool(name="charge", scope_id="global", url=f"https://{n}.example") for n in range(20)]
+    results = await asyncio.gather(*(store.directory.put_tool("acme", change, stored) for change in changes))
+    assert sum(result is not None for result in results) == 1
+
+
+async def test_a_tool_called_revision_is_a_tool_like_any_other(store: Store) -> None:
+    odd = Tool(name="revision", scope_id="global", url="https://tools.example")
+    await store.directory.put_tool("acme", odd, None)
+    assert list((await store.directory.snapshot("acme")).tools) == [("global", "revision")]
+
+
+async def test_deleting_a_tool_raises_the_epoch_once(store: Store) -> None:
+    await store.directory.put_tool("acme", TOOL, None)
+    assert await store.directory.delete_tool("acme", "global", "charge")
+    assert not await store.directory.delete_tool("acme", "global", "charge")
+    assert (await store.directory.epochs("acme"), (await store.directory.snapshot("acme")).tools) == (Epochs(0, 2), {})
+
+
+async def test_a_policy_comes_back_as_it_was_put_with_a_growing_version(store: Store) -> None:
+    policy = Policy(("a*",), ("b",), 1, 2, {"c": 3}, (PricingRule("d", 4),), "alert")
+    assert await store.directory.policy(AGENT) == VersionedPolicy(None, 0)
+    for version in (1, 2):
+        assert await store.directory.put_policy(AGENT, VersionedPolicy(policy), "{}") == version
+    assert await store.directory.policy(AGENT) == VersionedPolicy(policy, 2)
+    assert (await store.directory.policies([Scope("acme", "other"), AGENT]))[1].policy == policy
+
+
+async def test_an_agents_switch_keeps_the_time_of_its_first_pull(store: Store) -> None:
+    first = await store.directory.switch_agent(AGENT, Switch(True, "one"), "{}")
+    await asyncio.sleep(0.005)
+    again = await store.directory.switch_agent(AGENT, Switch(True, "two"), "{}")
+    assert (again.changed_at_ms, again.reason) == (first.changed_at_ms, "two")
+    assert await store.directory.switch_agent(AGENT, Switch(False), "{}") == Switch()
+    assert await store.directory.agent_switch(AGENT) == Switch()
+
+
+async def test_switches_of_namespace_and_world_raise_their_own_epochs(store: Store) -> None:
+    await store.directory.set_switch("acme", Switch(True, "ns"))
+    await store.directory.set_switch(None, Switch(True, "all"))
+    acme, other = await store.directory.snapshot("acme"), await store.directory.snapshot("other")
+    assert (acme.epochs, other.epochs) == (Epochs(1, 1), Epochs(1, 0))
+    assert (acme.namespace_switch.reason, other.namespace_switch.pulled) == ("ns", False)
+    assert acme.world_switch == other.world_switch
+
+
+async def test_a_revoked_key_is_known_for_ever_and_never_created_again(store: Store, raw: Redis) -> None:
+    sha = "a" * 64
+    assert await store.directory.create_key(sha, KEY)
+    assert not await store.directory.create_key(sha, KEY)
+    revoked = await store.directory.revoke_key("acme", "key_1")
+    assert revoked is not None
+    assert revoked.revoked_at_ms > 0
+    assert not await store.directory.create_key(sha, KEY)
+    assert await store.directory.key(sha) == revoked
+    assert await store.directory.revoke_key("acme", "key_1") == revoked
+    assert await raw.ttl(f"il:key:{sha}") == -1
+    assert (await store.directory.epochs("acme")).namespace == 2
+
+
+async def test_of_50_concurrent_creations_of_a_key_one_counts(store: Store) -> None:
+    created = await asyncio.gather(*(store.directory.create_key("b" * 64, KEY) for _ in range(50)))
+    assert sum(created) == 1
+
+
+async def test_keys_are_listed_in_their_namespace_only(store: Store) -> None:
+    await store.directory.create_key("a" * 64, KEY)
+    assert [key.identity for key in await store.directory.keys("acme")] == [KEY.identity]
+    assert await store.directory.keys("other") == []
+    assert await store.directory.revoke_key("other", "key_1") is None
+
+
+async def test_a_redis_that_may_evict_is_refused(store: Store, raw: Redis) -> None:
+    assert await store.directory.check() == ""
+    await raw.config_set("maxmemory-policy", "allkeys-lru")
+    assert "noeviction" in await store.directory.check()
+
+
+async def test_a_redis_that_is_full_is_unavailable_and_decides_nothing(store: Store, raw: Redis) -> None:
+    used = (await raw.info("memory"))["used_memory"]
+    await raw.config_set("maxmemory", used // 2)
+    try:
+        with pytest.raises(UnavailableError):
+            await store.directory.set_switch("acme", Switch(True))
+    finally:
+        await raw.config_set("maxmemory", 0)
+    assert (await store.directory.epochs("acme")) == Epochs()
+
+
+async def test_scripts_are_loaded_again_after_redis_forgot_them(store: Store, raw: Redis) -> None:
+    await store.directory.set_switch("acme", Switch(True))
+    await raw.script_flush()
+    await store.directory.set_switch("acme", Switch(False))
+    assert (await store.directory.epochs("acme")).namespace == 2
+
+
+async def test_a_redis_that_is_not_there_is_unavailable() -> None:
+    async with open_store(RedisSettings(url="unix:///nowhere/redis.sock"), Silent()) as store:
+        with pytest.raises(UnavailableError):
+            await store.directory.epochs("acme")
