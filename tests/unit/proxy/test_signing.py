@@ -13,8 +13,8 @@ from interlock.proxy.signing import Outgoing, signed_headers
 
 NOW = int(time.time())
 PLAIN = "correct horse"
-WHSEC = "whsec_" + base64.b64encode(bytes(range(24))).decode()
-WHSEC_KEY = bytes(range(24))
+WHSEC = "whsec_" + base64.b64encode(bytes(range(25))).decode()
+WHSEC_KEY = bytes(range(25))
 KEY_IDS = ("sec_1", "sec_1-previous", "sec_1-previous-2")
 
 COVERED = (
