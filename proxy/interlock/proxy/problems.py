@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from interlock.governance.errors import InterlockError, Kind
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.api.money import usd_of
 from interlock.proxy.call import Call, Decision, Headers
 
 CONTENT_TYPE = "application/problem+json"
@@ -175,8 +176,8 @@ def problem_of_lost_answer(answer: pb.Answer) -> Problem:
     return Problem(409, "answer_not_kept", MESSAGES["answer_not_kept"], facts=dict(facts))
 
 
-def budget_left(budget: pb.Budget) -> dict[str, object]:
-    """What is left of each limit that holds."""
+def budget_left(budget: pb.Budget) -> dict[str, object] | None:
+    """What is left of each limit that holds; None if none does."""
     left: dict[str, object] = {}
     if budget.actions_limit >= 0:
         left |= {"actions_limit": budget.actions_limit, "actions_left": budget.actions_left}
@@ -184,10 +185,12 @@ def budget_left(budget: pb.Budget) -> dict[str, object]:
         left |= {"tool_calls_limit": budget.tool_calls_limit, "tool_calls_left": budget.tool_calls_left}
     if budget.spend_limit_micros >= 0:
         left |= {
-            "spend_limit_usd": budget.spend_limit_micros / 1_000_000,
-            "spend_left_usd": budget.spend_left_micros / 1_000_000,
+            "spend_limit_usd": usd_of(budget.spend_limit_micros),
+            "spend_left_usd": usd_of(budget.spend_left_micros),
         }
-    return left | {"day_resets_in": math.ceil(budget.day_resets_in_ms / 1000)}
+    if budget.tool_calls_limit >= 0 or budget.spend_limit_micros >= 0:
+        left["day_resets_in"] = math.ceil(budget.day_resets_in_ms / 1000)
+    return left or None
 
 
 def standing_fields(call: Call) -> Headers:
