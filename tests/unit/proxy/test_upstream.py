@@ -2,93 +2,26 @@ import asyncio
 import contextlib
 import gzip
 import socket
+import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.upstream import Upstream, UpstreamError, UpstreamRequest
-
-Stream = tuple[asyncio.StreamReader, asyncio.StreamWriter]
-Play = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
+from tests.unit.proxy.raw_tool import Play, RawTool, answering, answering_once, read_request, self_signed
 
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
 
 
-class RawTool:
-    """A tool on a bare socket: plays a part on each connection, and keeps what it was sent and when it was left."""
-
-    def __init__(self, play: Play) -> None:
-        self._play = play
-        self._tasks: set[asyncio.Task[None]] = set()
-        self.connections = 0
-        self.left = asyncio.Event()
-
-    async def start(self) -> None:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port: int = self._server.sockets[0].getsockname()[1]
-
-    async def stop(self) -> None:
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-
-    def url(self, target: str = "/") -> str:
-        return f"http://127.0.0.1:{self.port}{target}"
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task
-        self._tasks.add(task)
-        self.connections += 1
-        try:
-            with contextlib.suppress(ConnectionError, asyncio.IncompleteReadError):
-                await self._play(reader, writer)
-        finally:
-            self.left.set()
-            writer.close()
-
-
-async def read_request(reader: asyncio.StreamReader) -> bytes:
-    """One request as it came, head and body."""
-    head = await reader.readuntil(b"\r\n\r\n")
-    length = next((line[15:] for line in head.split(b"\r\n") if line.lower().startswith(b"content-length:")), b"0")
-    return head + await reader.readexactly(int(length))
-
-
-def answering(answer: bytes, received: list[bytes] | None = None) -> Play:
-    """Answers each request on a connection alike."""
-
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while True:
-            request = await read_request(reader)
-            if received is not None:
-                received.append(request)
-            writer.write(answer)
-            await writer.drain()
-
-    return play
-
-
-def answering_once(answer: bytes) -> Play:
-    """Answers the first request and hangs up."""
-
-    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await read_request(reader)
-        writer.write(answer)
-        await writer.drain()
-
-    return play
-
-
 @pytest.fixture
-async def tools() -> AsyncIterator[Callable[[Play], Awaitable[RawTool]]]:
+async def tools() -> AsyncIterator[Callable[..., Awaitable[RawTool]]]:
     async with contextlib.AsyncExitStack() as started:
 
-        async def start(play: Play) -> RawTool:
-            tool = RawTool(play)
+        async def start(play: Play, tls: ssl.SSLContext | None = None) -> RawTool:
+            tool = RawTool(play, tls)
             await tool.start()
             started.push_async_callback(tool.stop)
             return tool
@@ -304,6 +237,14 @@ async def test_a_failed_tls_handshake_is_not_sent(upstream: Upstream, tools: Any
     tool = await tools(play)
     request = request_to(tool.url().replace("http:", "https:"))
     assert await failure(upstream, request) == ("upstream_unreachable", False)
+
+
+async def test_a_certificate_nobody_vouches_for_is_not_sent(upstream: Upstream, tools: Any, tmp_path: Path) -> None:
+    received: list[bytes] = []
+    tool = await tools(answering(OK, received), self_signed(tmp_path))
+    request = request_to(tool.url().replace("http:", "https:"))
+    assert await failure(upstream, request) == ("upstream_unreachable", False)
+    assert received == []
 
 
 async def test_a_connection_that_takes_too_long_is_not_sent(upstream: Upstream) -> None:
