@@ -77,9 +77,9 @@ def _sidecar_needs(configuration: Configuration) -> Iterator[Need]:
     if link.embedded:
         yield "sidecar.engine.target", "`embedded` is what `interlock dev` does; name an engine, grpcs://host:port"
     elif _in_the_clear(link):
-        yield "sidecar.engine.target", "grpc:// is not encrypted and reaches loopback addresses only; use grpcs://"
+        yield "sidecar.engine.target", f"{link.target} is not encrypted; use grpcs://, or accept it: allow_plaintext"
 
 
 def _in_the_clear(link: EngineLink) -> bool:
     scheme, _, address = link.target.partition("://")
-    return scheme == "grpc" and not is_loopback(address.rpartition(":")[0])
+    return scheme == "grpc" and not link.allow_plaintext and not is_loopback(address.rpartition(":")[0])

@@ -37,6 +37,7 @@ class EngineLink(BaseModel):
         description="grpc://host:port, grpcs://host:port, or `embedded`: the engine runs in the same process",
         pattern=r"^(embedded|grpcs?://[^/?#\s]+:\d{1,5})$",
     )
+    allow_plaintext: bool = Field(False, description="Use grpc:// beyond loopback, e.g. inside a service mesh")
     sidecar_token: SecretStr | None = Field(None, description="Shown to the engine with every call; the engine has it")
     tls: TlsFiles | None = Field(None, description="Certificates for grpcs://")
     timeout_ms: int = Field(1_000, ge=10, le=60_000, description="Time for one Authorize, Renew or Settle, ms")
