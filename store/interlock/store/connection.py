@@ -1,32 +1,36 @@
 """The way to Redis: scripts by EVALSHA, several commands in one write, and a breaker that answers at once.
 
-All that the rest of the store knows of redis-py is here, so a faster connection can take its place.
+Decisions travel on a `Pipe`; subscriptions, which wait for what may never come, on a client of redis-py's. Replies are
+as RESP2 has them: bytes, integers, None and flat lists.
 """
 
 import asyncio
+import contextlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar, cast
+from typing import Any, Protocol, cast
 
+import hiredis
 import structlog
 from redis import asyncio as redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
-from redis.exceptions import TimeoutError as RedisTimeoutError
+from redis.exceptions import RedisError
 
 from interlock.governance.errors import UnavailableError
+from interlock.store.pipe import Argument, Command, Pipe, PipeLostError, PipeTimeoutError, open_pipe
 from interlock.store.scripts import load_all
 from interlock.store.settings import RedisSettings
 
 log = structlog.get_logger(__name__)
 
-Argument = str | bytes | int
-Command = tuple[Argument, ...]
-T = TypeVar("T")
-BREAK_S = 0.25
+HANG_BREAK_S = 0.25
 """After a time-out nothing is asked for this long: a Redis that hangs costs one slow call, not every call."""
+REFUSED_BREAK_S = 0.02
+"""After a failed connection nobody else tries for this long: a burst of calls is one attempt."""
+ATTEMPTS = 2
+"""Every operation may be repeated, so one that a dying connection took along is asked again, once."""
 
 
 class Recorder(Protocol):
@@ -36,105 +40,118 @@ class Recorder(Protocol):
 
 
 class Connection:
-    """A pool of connections to one Redis. Every failure to reach it is an UnavailableError."""
+    """One Redis. Every failure to reach it, and every refusal of its own, is an UnavailableError."""
 
     def __init__(self, settings: RedisSettings, recorder: Recorder) -> None:
-        self._client = _client(settings, settings.timeout_ms / 1000)
-        self._patient_client = _client(settings, None)
+        self._settings = settings
         self._recorder = recorder
         self._scripts = load_all()
+        self._pipe: Pipe | None = None
+        self._opening = asyncio.Lock()
+        self._broken = False
         self._broken_until = 0.0
 
     async def close(self) -> None:
-        await self._client.aclose()
-        await self._patient_client.aclose()
+        if self._pipe is not None:
+            self._pipe.close()
 
     async def run(
         self, name: str, keys: Sequence[str], args: Sequence[Argument], beside: Sequence[Command] = ()
     ) -> list[Any]:
         """Runs a script, then the commands `beside`, in one write. Returns the script's reply, then theirs."""
         script = self._scripts[name]
-        evalsha = ("EVALSHA", script.sha, len(keys), *keys, *args)
-        with _timed(self._recorder, name):
-            replies = await self._pipeline([evalsha, *beside])
-            if isinstance(replies[0], NoScriptError):
-                await self._pipeline([("SCRIPT", "LOAD", script.source)])
-                replies = await self._pipeline([evalsha, *beside])
-        return [_checked(name, reply) for reply in replies]
+        commands = [("EVALSHA", script.sha, len(keys), *keys, *args), *beside]
+        began = time.perf_counter()
+        replies = await self._asked(commands)
+        if isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith("NOSCRIPT"):
+            await self._asked([("SCRIPT", "LOAD", script.source)])
+            replies = await self._asked(commands)
+        self._recorder.redis_call(name, time.perf_counter() - began)
+        return _checked(name, replies)
 
     async def ask(self, operation: str, *commands: Command) -> list[Any]:
         """Runs commands in one write."""
-        with _timed(self._recorder, operation):
-            return [_checked(operation, reply) for reply in await self._pipeline(commands)]
+        began = time.perf_counter()
+        replies = await self._asked(commands)
+        self._recorder.redis_call(operation, time.perf_counter() - began)
+        return _checked(operation, replies)
 
     async def ask_atomically(self, operation: str, *commands: Command) -> list[Any]:
         """Runs commands on one slot as a transaction, so that what they read belongs together."""
-        with _timed(self._recorder, operation):
-            return [_checked(operation, reply) for reply in await self._pipeline(commands, transaction=True)]
+        replies = await self.ask(operation, ("MULTI",), *commands, ("EXEC",))
+        return _checked(operation, replies[-1])
 
     @asynccontextmanager
     async def subscription(self, channel: str) -> AsyncIterator[AsyncIterator[bytes]]:
         """What is published on a channel, from the moment the context is entered."""
-        listener = self._patient_client.pubsub()
-        try:
-            await self._guarded(listener.subscribe(channel))
+        async with contextlib.AsyncExitStack() as stack:
+            client = await stack.enter_async_context(_subscriber(self._settings))
+            listener = await stack.enter_async_context(client.pubsub())
+            try:
+                await listener.subscribe(channel)
+            except (RedisError, OSError) as error:
+                raise _unavailable() from error
             yield _messages(listener)
-        finally:
-            await listener.aclose()  # type: ignore[no-untyped-call]
 
-    async def _pipeline(self, commands: Sequence[Command], *, transaction: bool = False) -> list[Any]:
-        pipe = self._client.pipeline(transaction=transaction)
-        for command in commands:
-            pipe.execute_command(*command)
-        return cast("list[Any]", await self._guarded(pipe.execute(raise_on_error=False)))
+    async def _asked(self, commands: Sequence[Command]) -> list[Any]:
+        for left in reversed(range(ATTEMPTS)):
+            pipe = self._pipe if self._pipe is not None and self._pipe.open else await self._opened()
+            try:
+                return await pipe.ask(commands)
+            except PipeLostError as error:
+                if not left:
+                    raise self._break(error, REFUSED_BREAK_S) from error
+            except PipeTimeoutError as error:
+                raise self._break(error, HANG_BREAK_S) from error
+        raise AssertionError("the last attempt returns or raises")
 
-    async def _guarded(self, work: Awaitable[T]) -> T:
-        if time.monotonic() < self._broken_until:
-            if asyncio.iscoroutine(work):
-                work.close()
+    async def _opened(self) -> Pipe:
+        if self._broken and self._opening.locked():
+            # Somebody is trying already; to wait for a Redis that was just away would only add to the call.
             raise _unavailable()
-        try:
-            return await work
-        except (RedisError, OSError) as error:
-            if isinstance(error, RedisTimeoutError | TimeoutError):
-                self._broken_until = time.monotonic() + BREAK_S
-            log.warning("redis.unreachable", error=type(error).__name__)
-            raise _unavailable() from error
+        async with self._opening:
+            if self._pipe is not None and self._pipe.open:
+                return self._pipe
+            if time.monotonic() < self._broken_until:
+                raise _unavailable()
+            try:
+                self._pipe = await open_pipe(self._settings)
+            except (OSError, hiredis.ReplyError) as error:
+                hangs = isinstance(error, TimeoutError)
+                raise self._break(error, HANG_BREAK_S if hangs else REFUSED_BREAK_S) from error
+            self._broken = False
+            return self._pipe
+
+    def _break(self, error: Exception, break_s: float) -> UnavailableError:
+        log.warning("redis.unreachable", error=type(error).__name__)
+        self._broken = True
+        self._broken_until = time.monotonic() + break_s
+        return _unavailable()
 
 
-def _client(settings: RedisSettings, answer_s: float | None) -> redis.Redis:
-    """A client that waits so long for an answer; None is for subscriptions, which have none coming."""
-    if settings.url is None:
-        raise ValueError("redis.url is not set")
-    url = settings.url.get_secret_value()
-    tls: dict[str, Any] = {}
-    if url.startswith("rediss://"):
-        files = {
-            "ssl_ca_certs": settings.tls_ca_file,
-            "ssl_certfile": settings.tls_cert_file,
-            "ssl_keyfile": settings.tls_key_file,
-        }
-        tls = {name: value for name, value in files.items() if value}
-    pool = redis.BlockingConnectionPool.from_url(
+def _subscriber(settings: RedisSettings) -> redis.Redis:
+    """A client that waits for an answer as long as it takes."""
+    url = settings.url.get_secret_value() if settings.url else ""
+    files = {"ssl_ca_certs": settings.tls_ca_file, "ssl_certfile": settings.tls_cert_file}
+    files["ssl_keyfile"] = settings.tls_key_file
+    secure = url.startswith("rediss://")
+    tls: dict[str, Any] = {name: value for name, value in files.items() if value} if secure else {}
+    return redis.Redis.from_url(
         url,
-        max_connections=settings.max_connections,
-        timeout=settings.timeout_ms / 1000,
-        socket_timeout=answer_s,
+        socket_timeout=None,
         socket_connect_timeout=settings.connect_timeout_ms / 1000,
-        # Every operation may be repeated, so a connection that died in the pool is replaced without a word.
-        retry=Retry(NoBackoff(), 1),
-        retry_on_error=[ConnectionError],
+        retry=Retry(NoBackoff(), 0),
         **tls,
     )
-    return redis.Redis.from_pool(pool)
 
 
-def _checked(operation: str, reply: Any) -> Any:
-    if isinstance(reply, Exception):
-        # A full or read-only Redis answers with errors: whatever they say, nothing was decided.
-        log.error("redis.refused", operation=operation, error=str(reply))
-        raise _unavailable() from reply
-    return reply
+def _checked(operation: str, replies: Any) -> list[Any]:
+    for reply in replies if isinstance(replies, list) else [replies]:
+        if isinstance(reply, hiredis.ReplyError):
+            # A full, loading or read-only Redis answers with errors: whatever they say, nothing was decided.
+            log.error("redis.refused", operation=operation, error=str(reply))
+            raise _unavailable() from reply
+    return cast("list[Any]", replies)
 
 
 def _unavailable() -> UnavailableError:
@@ -148,16 +165,3 @@ async def _messages(listener: Any) -> AsyncIterator[bytes]:
                 yield message["data"]
     except (RedisError, OSError) as error:
         raise _unavailable() from error
-
-
-class _timed:  # noqa: N801 - reads as a statement: with _timed(…)
-    __slots__ = ("_began", "_operation", "_recorder")
-
-    def __init__(self, recorder: Recorder, operation: str) -> None:
-        self._recorder, self._operation = recorder, operation
-
-    def __enter__(self) -> None:
-        self._began = time.perf_counter()
-
-    def __exit__(self, *_: object) -> None:
-        self._recorder.redis_call(self._operation, time.perf_counter() - self._began)

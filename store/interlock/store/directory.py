@@ -1,5 +1,6 @@
 """Tools, policies, switches, keys and agents: the Directory port."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -20,6 +21,7 @@ from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json, policy_to_json, tool_from_json, tool_to_json
 
 FLOOR = (6, 2)
+_VERSION = re.compile(rb"redis_version:(\d+)\.(\d+)")
 
 
 class RedisDirectory:
@@ -41,7 +43,7 @@ class RedisDirectory:
             ("HGETALL", keys.of_namespace(namespace, "switch")),
             ("HGETALL", keys.of_namespace(namespace, "tools")),
         )
-        tools = _tools(_text_keys(own[2]))
+        tools = _tools(_pairs(own[2]))
         return Snapshot(
             epochs=Epochs(int(world[0] or 0), int(own[0] or 0)),
             world_switch=_switch(world[1]),
@@ -109,14 +111,14 @@ class RedisDirectory:
 
     async def key(self, sha256_hex: str) -> ApiKey | None:
         (fields,) = await self._redis.ask("key", ("HGETALL", keys.of_api_key(sha256_hex)))
-        return _api_key(_text_keys(fields)) if fields else None
+        return _api_key(_pairs(fields)) if fields else None
 
     async def keys(self, namespace: str) -> Sequence[ApiKey]:
         (index,) = await self._redis.ask("keys", ("HVALS", keys.of_namespace(namespace, "keys")))
         if not index:
             return []
         records = await self._redis.ask("keys", *(("HGETALL", keys.of_api_key(sha.decode())) for sha in index))
-        found = [_api_key(_text_keys(fields)) for fields in records if fields]
+        found = [_api_key(_pairs(fields)) for fields in records if fields]
         return sorted(found, key=lambda key: (key.created_at_ms, key.identity.key_id))
 
     async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None:
@@ -144,10 +146,10 @@ class RedisDirectory:
 
     async def check(self) -> str:
         server, memory = await self._redis.ask("check", ("INFO", "server"), ("CONFIG", "GET", "maxmemory-policy"))
-        version = tuple(int(part) for part in str(server["redis_version"]).split(".")[:2])
-        if version < FLOOR:
-            return f"Redis {server['redis_version']} is older than 6.2"
-        policy = _text_keys(memory).get("maxmemory-policy")
+        found = _VERSION.search(server)
+        if found is None or (int(found[1]), int(found[2])) < FLOOR:
+            return "Redis is older than 6.2"
+        policy = _pairs(memory).get("maxmemory-policy")
         if policy != b"noeviction":
             return "Redis may evict records: its maxmemory-policy must be noeviction"
         return ""
@@ -165,16 +167,9 @@ def _config_keys(scope: Scope) -> list[str]:
     return [keys.of_agent(scope, part) for part in ("config", "state", "audit")]
 
 
-def _text_keys(fields: Any) -> dict[str, bytes]:
-    return {_as_text(name): _as_bytes(value) for name, value in fields.items()}
-
-
-def _as_text(value: str | bytes) -> str:
-    return value if isinstance(value, str) else value.decode()
-
-
-def _as_bytes(value: str | bytes) -> bytes:
-    return value.encode() if isinstance(value, str) else value
+def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
+    """A hash as RESP2 gives it: names and values in turn."""
+    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
 
 
 def _tools(fields: dict[str, bytes]) -> list[Tool]:
@@ -186,7 +181,7 @@ def _tools(fields: dict[str, bytes]) -> list[Tool]:
 def _switch(fields: Any) -> Switch:
     if not fields:
         return Switch()
-    kept = _text_keys(fields)
+    kept = _pairs(fields)
     return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]))
 
 

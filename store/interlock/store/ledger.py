@@ -21,8 +21,9 @@ from interlock.policy.model import (
 )
 from interlock.policy.ports import Decided, PolicyMoved, Reservation
 from interlock.store import keys
-from interlock.store.connection import Command, Connection
+from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json
+from interlock.store.pipe import Command
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 # A period is the bucket that runs and this many before it.
@@ -303,10 +304,9 @@ def _figures(counters: Any, oldest: int) -> Figures:
     return Figures(totals.get("a", 0), totals.get("b", 0), totals.get("s", 0), ranked)
 
 
-def _text(fields: Any) -> dict[str, str]:
+def _text(fields: Sequence[bytes]) -> dict[str, str]:
     """A hash's or a stream entry's fields as text."""
-    pairs = fields.items() if isinstance(fields, dict) else zip(fields[::2], fields[1::2], strict=True)
-    return {name.decode(): value.decode() for name, value in pairs}
+    return {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 
 def _now_ms(reply: Any) -> int:
