@@ -68,6 +68,16 @@ async def test_a_repeated_attempt_gets_the_same_word_one_event_and_one_charge(st
     assert len(await store.ledger.events(AGENT, after_seq=0, limit=10)) == 1
 
 
+async def test_who_is_refused_is_counted_and_who_waits_is_not_yet(store: Store) -> None:
+    await execute(store)
+    await decide(store, will_wait=True)
+    assert (await store.ledger.figures(AGENT, "hour")).blocked == 0
+    assert len(await store.ledger.events(AGENT, after_seq=0, limit=10)) == 1
+    await decide(store)
+    await decide(store, fingerprint="f" * 64)
+    assert (await store.ledger.figures(AGENT, "hour")).blocked == 2
+
+
 async def test_a_repeated_refusal_is_the_same_refusal_and_one_event(store: Store) -> None:
     asked = reservation(rule_reason="tool_explicitly_blocked")
     first, again = [await store.ledger.authorize(asked) for _ in range(2)]

@@ -765,7 +765,7 @@ class AgentMetrics(_message.Message):
     total_actions: _builtins.int
     """Calls that were let through."""
     blocked_actions: _builtins.int
-    """Calls that were refused."""
+    """Calls that were refused: blocked, in flight and not waited for, mismatched, or of unknown outcome."""
     total_spend_micros: _builtins.int
     """Charged less refunded, micro-USD."""
     @_builtins.property

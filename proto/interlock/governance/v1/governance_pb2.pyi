@@ -583,7 +583,7 @@ class Header(_message.Message):
     name: _builtins.str
     """As the tool spelled it."""
     value: _builtins.str
-    """Its value, ISO-8859-1 bytes decoded."""
+    """Its value: bytes as UTF-8 if they are, else as ISO-8859-1."""
     def __init__(
         self,
         *,

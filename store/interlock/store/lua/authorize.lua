@@ -55,10 +55,12 @@ local day_resets_in_ms = (bucket(now, DAY) + 1) * DAY - now
 local function decide(verdict, reason, about, more)
   more = more or {}
   local charged = more.charged or 0
-  if verdict == 'BLOCKED' then add(windows, now, now, 'b', 1) end
-  record(state, audit, now, { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason,
-    charged = charged, facts = ARGV[19] })
-  keep(state, audit)
+  if not more.undecided then
+    if verdict ~= 'EXECUTE' and verdict ~= 'REPLAY' then add(windows, now, now, 'b', 1) end
+    record(state, audit, now, { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason,
+      charged = charged, facts = ARGV[19] })
+    keep(state, audit)
+  end
   local decision = { verdict, reason, about, ARGV[18], int(more.fence or 0), int(more.retry_after_ms or 0), int(charged),
     left(max_actions, max_actions < 0 and 0 or used_actions()),
     left(max_tool_calls, max_tool_calls < 0 and 0 or used_today('t:' .. tool)),
@@ -86,8 +88,10 @@ local freed = not was.state or (was.state == 'open' and not ambiguous)
 if not freed and was.fingerprint ~= fingerprint then return decide('MISMATCH', 'idempotency_key_reused', was.call_id) end
 if was.state == 'succeeded' then return decide('REPLAY', 'tool_idempotency', was.call_id) end
 if was.state == 'in_flight' and tonumber(was.lease_until) > now then
+  -- Who waits has not been refused: that is decided, and recorded, when the wait is over.
   if will_wait == '1' then redis.call('HSET', call, 'waiters', '1') end
-  return decide('IN_FLIGHT', 'in_flight', was.call_id, { retry_after_ms = tonumber(was.lease_until) - now })
+  return decide('IN_FLIGHT', 'in_flight', was.call_id,
+    { retry_after_ms = tonumber(was.lease_until) - now, undecided = will_wait == '1' })
 end
 if was.state == 'in_flight' then
   -- Its sidecar died between send and settle: nobody knows whether it happened.

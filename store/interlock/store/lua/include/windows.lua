@@ -1,4 +1,4 @@
--- Counters by minute, hour and UTC day, each a hash of "<bucket>:<what>" with what = a (actions), b (blocked),
+-- Counters by minute, hour and UTC day, each a hash of "<bucket>:<what>" with what = a (actions), b (refused),
 -- s (spend, micro-USD) or t:<tool>. `minutes.total` is the sum of a over the running minute and the 60 before.
 local MINUTE, HOUR, DAY = 60000, 3600000, 86400000
 local KEEP = { [MINUTE] = 60, [HOUR] = 168, [DAY] = 7 }
