@@ -28,7 +28,10 @@ STATUS_OF_REASON = {
     # Who asks.
     "missing_key": 401,
     "invalid_key": 403,
-    # The engine's verdict.
+    # The engine's verdict; switches may also stop a call that was let through and not sent yet.
+    "kill_switch": 403,
+    "agent_disabled": 403,
+    "tool_disabled": 403,
     "max_actions_per_hour_exceeded": 429,
     "max_calls_per_tool_exceeded": 429,
     "max_spend_usd_per_day_exceeded": 402,

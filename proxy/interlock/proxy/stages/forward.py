@@ -78,19 +78,21 @@ class Forward:
         return replace(tried, outcome=outcome, upstream_s=upstream_s)
 
     async def _try(self, call: Call, lease: HeldLease, breaker: Breaker, tries: int) -> Forwarded:
-        """One try, unless something holds it back. The lease is looked at last of all before the request goes out."""
+        """One try, unless something holds it back: the breaker, or the lease as it is when the first byte is to leave."""
         if not breaker.allows(time.monotonic()):
             wait_s = breaker.retry_after_s(time.monotonic())
             return _held_back("upstream_circuit_open", wait_s)
-        request = signed(call, int(time.time()))
         if why_not := lease.why_not():
             return _held_back(why_not)
+        request = signed(call, int(time.time()), lease.why_not)
         began = time.monotonic()
         try:
             async with self._upstream.send(request) as answer:
                 breaker.succeeded()
                 tried = await _Reading(call, lease, answer).read(tries)
         except UpstreamError as error:
+            if not error.sent and (why_not := lease.why_not()):
+                return _held_back(why_not)
             if error.reason not in NEVER_RETRIED:
                 breaker.failed(time.monotonic())
             tried = Forwarded(outcome=outcome_of(0, sent=error.sent, whole=False), failure=error.reason)

@@ -21,10 +21,10 @@ _DOT_SEGMENT = re.compile(r"(\.|%2e){1,2}(;.*)?", re.IGNORECASE)
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
 _AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}")
 _RUN_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_RUN_ID_LENGTH}}}")
-_SPEND = re.compile(r"\d{1,32}(\.\d{1,32})?([eE][+-]?\d{1,3})?")
+_SPEND = re.compile(r"[0-9]{1,32}(\.[0-9]{1,32})?([eE][+-]?[0-9]{1,3})?")
 _BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
 _SF_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # RFC 8941 3.3.3
-_WAIT = re.compile(r'wait(\s*=\s*"?(\d{1,9})"?)?', re.IGNORECASE)  # RFC 7240 4.3
+_WAIT = re.compile(r'wait(\s*=\s*"?([0-9]{1,9})"?)?', re.IGNORECASE)  # RFC 7240 4.3
 
 
 async def intercept(call: Call) -> Call:

@@ -1,5 +1,6 @@
 """Sign: drafts what the tool is sent. Each try is then signed by itself, since signatures bear its time."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 from interlock.governance.v1 import governance_pb2 as pb
@@ -22,8 +23,8 @@ def _with_credential(headers: Headers, credential: pb.UpstreamCredential) -> Hea
     return (*(field for field in headers if field[0].lower() != name), (credential.header, credential.value))
 
 
-def signed(call: Call, now: int) -> UpstreamRequest:
-    """One try of a call. `now` is in unix seconds."""
+def signed(call: Call, now: int, why_not: Callable[[], str]) -> UpstreamRequest:
+    """One try of a call. `now` is in unix seconds; `why_not` is asked right before the first byte leaves."""
     draft, permit, tool = call.draft, call.verdict.permit, call.tool
     outgoing = Outgoing(
         method=draft.method,
@@ -40,4 +41,5 @@ def signed(call: Call, now: int) -> UpstreamRequest:
         headers=[*draft.headers, *signed_headers(outgoing, tool.secrets, tool.secret_id, now)],
         body=draft.body,
         timeout_s=tool.timeout_ms / 1000,
+        why_not=why_not,
     )
