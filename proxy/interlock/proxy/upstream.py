@@ -5,7 +5,7 @@ again; the pieces of an answer are passed on as they arrive.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from io import BytesIO
@@ -29,13 +29,17 @@ _FAILURES = (aiohttp.ClientError, HttpProcessingError, OSError)  # a time-out is
 
 @dataclass(frozen=True, slots=True)
 class UpstreamRequest:
-    """What to send; Host and Content-Length are added. `timeout_s` bounds the wait for the head, then each piece."""
+    """What to send; Host and Content-Length are added. `timeout_s` bounds the wait for the head, then each piece.
+
+    `why_not` is asked when the connection stands and the first byte is about to leave: if it gives a reason, none does.
+    """
 
     method: str
     url: str
     headers: Sequence[tuple[str, str]]
     body: bytes
     timeout_s: float
+    why_not: Callable[[], str] = str
 
 
 class UpstreamError(InterlockError):
@@ -78,7 +82,7 @@ class Upstream:
 
     async def start(self) -> None:
         trace = aiohttp.TraceConfig()
-        trace.on_request_headers_sent.append(_mark_sent)
+        trace.on_request_headers_sent.append(_before_first_byte)
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 resolver=self._destinations.resolver(), limit=0, keepalive_timeout=_KEEP_ALIVE_S
@@ -102,11 +106,13 @@ class Upstream:
 
         Leaving, or being cancelled, before the body is read to its end closes the connection.
         """
-        progress = SimpleNamespace(sent=False)
+        progress = SimpleNamespace(sent=False, why_not=request.why_not)
         try:
             response = await self._request(request, progress)
         except InvalidRequestError as error:
             raise UpstreamError(error.reason, error.message, sent=False) from error
+        except _HeldBackError as error:
+            raise UpstreamError(str(error), "the call was stopped before it was sent", sent=False) from error
         except _FAILURES as error:
             raise _failure(error, sent=progress.sent) from error
         except ValueError as error:  # refused while the head was being put together
@@ -132,9 +138,16 @@ class Upstream:
             )
 
 
-async def _mark_sent(
+class _HeldBackError(Exception):
+    """The reason why a request may not go out any more."""
+
+
+async def _before_first_byte(
     _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceRequestHeadersSentParams
 ) -> None:
+    """Awaited by the client before it writes, whatever the event's name says; a test holds it to that."""
+    if why_not := context.trace_request_ctx.why_not():
+        raise _HeldBackError(why_not)
     context.trace_request_ctx.sent = True
 
 

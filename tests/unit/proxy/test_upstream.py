@@ -56,6 +56,20 @@ async def failure(upstream: Upstream, request: UpstreamRequest) -> tuple[str, bo
 # What is sent
 
 
+async def test_a_call_stopped_while_it_connects_leaves_no_byte(upstream: Upstream, tools: Any) -> None:
+    """A lease may run out while the connection is made, so it is looked at again when that stands."""
+    received: list[bytes] = []
+
+    async def listen(reader: asyncio.StreamReader, _: asyncio.StreamWriter) -> None:
+        received.append(await reader.read())
+
+    tool = await tools(listen)
+    reason, sent = await failure(upstream, request_to(tool.url(), body=b"{}", why_not=lambda: "lease_lost"))
+    assert (reason, sent) == ("lease_lost", False)
+    await tool.left.wait()
+    assert (tool.connections, received) == (1, [b""])
+
+
 async def test_a_request_is_sent_exactly_as_given(upstream: Upstream, tools: Any) -> None:
     received: list[bytes] = []
     tool = await tools(answering(OK, received))

@@ -78,7 +78,7 @@ class Forward:
         return replace(tried, outcome=outcome, upstream_s=upstream_s)
 
     async def _try(self, call: Call, lease: HeldLease, breaker: Breaker, tries: int) -> Forwarded:
-        """One try, unless something holds it back: the breaker, or the lease as it is when the first byte is to leave."""
+        """One try, unless something holds it back: the breaker, or the lease when the first byte is to leave."""
         if not breaker.allows(time.monotonic()):
             wait_s = breaker.retry_after_s(time.monotonic())
             return _held_back("upstream_circuit_open", wait_s)
