@@ -60,15 +60,16 @@ class Engine:
         self._keyring = load_keyring(inline, settings.master_key_file)
         self._settings = settings
         self._ledger = store.ledger
+        self._governance: list[GovernanceService] = []
 
     def register(self, server: Any) -> None:
         """Adds every service, and gRPC health, to a grpc.aio server or a LocalServer."""
         directory, ledger, knowledge = self._directory, self._ledger, self._knowledge
         token = self._settings.sidecar_token.get_secret_value() if self._settings.sidecar_token else ""
         authorizer = Authorizer(ledger, knowledge, allow_without_policy=self._settings.default_policy == "allow")
-        governance_pb2_grpc.add_GovernanceServicer_to_server(
-            GovernanceService(authorizer, ledger, knowledge, self._waits, self._keyring, token), server
-        )
+        governance = GovernanceService(authorizer, ledger, knowledge, self._waits, self._keyring, token)
+        self._governance.append(governance)
+        governance_pb2_grpc.add_GovernanceServicer_to_server(governance, server)
         tools = ToolsService(directory, knowledge, self._keyring, allow_loopback=self._settings.allow_loopback_tools)
         admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
         admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge), server)
@@ -85,9 +86,11 @@ class Engine:
         self._watch = asyncio.create_task(self._keep_looking())
 
     async def drain(self) -> None:
-        """Health says NOT_SERVING from now on."""
+        """Health says NOT_SERVING from now on; streams end when what was asked on them is answered."""
         await self._stop_watching()
         await self._health.enter_graceful_shutdown()
+        for governance in self._governance:
+            governance.drain()
 
     async def close(self) -> None:
         await self._stop_watching()

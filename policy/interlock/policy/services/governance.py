@@ -50,6 +50,12 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         self._waits = waits
         self._keyring = keyring
         self._token = token
+        self._exchanges: set[_Exchange] = set()
+
+    def drain(self) -> None:
+        """Ends every stream when what was asked on it is answered: a stream has no end of its own."""
+        for exchange in self._exchanges:
+            exchange.drain()
 
     @rpc
     async def ResolveTool(self, request: pb.ResolveToolRequest, caller: Caller) -> pb.ResolveToolResponse:  # noqa: N802 - the contract's name
@@ -88,7 +94,12 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             require_sidecar(caller_of(context), self._token)
         except InterlockError as error:
             await abort(context, error)
-        await _Exchange(self._answer).run(request_iterator, context.write)
+        exchange = _Exchange(self._answer)
+        self._exchanges.add(exchange)
+        try:
+            await exchange.run(request_iterator, context.write)
+        finally:
+            self._exchanges.discard(exchange)
 
     async def _answer(self, question: pb.Question) -> pb.Reply:
         """One question of a batch; its failure is its own and not the stream's."""
@@ -171,6 +182,12 @@ class _Exchange:
         self._ready = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_OPEN_QUESTIONS)
         self._ended = False
+        self._reader: asyncio.Task[None] | None = None
+
+    def drain(self) -> None:
+        """Reads no further question."""
+        if self._reader is not None:
+            self._reader.cancel()
 
     async def run(
         self, requests: AsyncIterator[pb.ExchangeRequest], write: Callable[[pb.ExchangeResponse], Awaitable[None]]
@@ -178,13 +195,16 @@ class _Exchange:
         async with asyncio.TaskGroup() as tasks:
             writer = tasks.create_task(self._write(write))
             async with asyncio.TaskGroup() as under_way:
-                async for batch in requests:
-                    for question in batch.questions:
-                        await self._room.acquire()
-                        under_way.create_task(self._one(question))
+                self._reader = under_way.create_task(self._read(requests, under_way))
             self._ended = True
             self._ready.set()
             await writer
+
+    async def _read(self, requests: AsyncIterator[pb.ExchangeRequest], under_way: asyncio.TaskGroup) -> None:
+        async for batch in requests:
+            for question in batch.questions:
+                await self._room.acquire()
+                under_way.create_task(self._one(question))
 
     async def _one(self, question: pb.Question) -> None:
         reply = await self._answer(question)
