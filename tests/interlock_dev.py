@@ -5,7 +5,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -23,6 +23,24 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+async def until(holds: Callable[[], Awaitable[bool]], within_s: float = 20) -> None:
+    """Waits for what another process does: there is no event for it. Raises TimeoutError."""
+    async with asyncio.timeout(within_s):
+        while not await holds():  # noqa: ASYNC110 - see above
+            await asyncio.sleep(0.01)
+
+
+async def launch(*arguments: str, log: Path, settings: Mapping[str, str] | None = None) -> asyncio.subprocess.Process:
+    """Starts an `interlock` command with these variables; what it says goes to `log`."""
+    with log.open("ab") as output:
+        return await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "interlock.cli.main", *arguments),
+            env={**os.environ, **(settings or {})},
+            stdout=output,
+            stderr=output,
+        )
 
 
 @dataclass
@@ -59,21 +77,28 @@ class InterlockDev:
             limits=httpx.Limits(max_connections=None),
         )
 
+    async def register(self, url: str, name: str = "charge", **fields: object) -> None:
+        """Registers a tool there."""
+        async with self.client() as api:
+            (await api.post("/v1/tools", json={"name": name, "url": url, **fields})).raise_for_status()
+
+    async def call(self, tool: str = "charge", agent: str = "a1", **arguments: object) -> httpx.Response:
+        """One call as this agent, made with the admin's key."""
+        async with self.client() as api:
+            return await api.post(f"/tools/{tool}", json=arguments, headers={"Interlock-Agent": agent})
+
     async def start(self) -> None:
         """Returns when it is ready."""
-        with self.log.open("ab") as log:
-            self.process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-m", "interlock.cli.main", "dev", "--data-dir", str(self.data_dir)),
-                *("--port", str(self.port), "--admin-port", str(self.admin_port)),
-                env=self._environment(),
-                stdout=log,
-                stderr=log,
-            )
+        ports = ("--port", str(self.port), "--admin-port", str(self.admin_port))
+        self.process = await launch(
+            "dev", "--data-dir", str(self.data_dir), *ports, log=self.log, settings=self._environment()
+        )
         try:
-            async with asyncio.timeout(READY_WITHIN_S):
-                await self._until_ready(self.process)
+            await until(self._ready_or_ended, READY_WITHIN_S)
         except TimeoutError:
             raise RuntimeError(f"interlock dev is not ready: {self.log.read_text()}") from None
+        if self.process.returncode is not None:
+            raise RuntimeError(f"interlock dev ended with {self.process.returncode}: {self.log.read_text()}")
 
     async def stop(self) -> int:
         """SIGTERM; its exit code."""
@@ -91,11 +116,9 @@ class InterlockDev:
             except httpx.TransportError:
                 return False
 
-    async def _until_ready(self, process: asyncio.subprocess.Process) -> None:
-        while not await self.ready():  # another process: there is no event to wait for
-            if process.returncode is not None:
-                raise RuntimeError(f"interlock dev ended with {process.returncode}: {self.log.read_text()}")
-            await asyncio.sleep(0.02)
+    async def _ready_or_ended(self) -> bool:
+        assert self.process is not None
+        return self.process.returncode is not None or await self.ready()
 
     async def _end(self, number: signal.Signals) -> int:
         assert self.process is not None
@@ -107,4 +130,4 @@ class InterlockDev:
     def _environment(self) -> dict[str, str]:
         named = {"INTERLOCK_REDIS_URL": self.redis_url} if self.redis_url else {}
         keys = {"INTERLOCK_BOOTSTRAP_KEY": self.key, "INTERLOCK_ENGINE__MASTER_KEY": MASTER_KEY}
-        return {**os.environ, **keys, **named, **self.settings}
+        return {**keys, **named, **self.settings}
