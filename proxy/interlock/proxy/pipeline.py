@@ -32,7 +32,7 @@ def stages_of(engine: Engine, upstream: Upstream, spool: Spool, metrics: Metrics
     return (
         intercept,
         Identify(tools),
-        Authorize(engine, tools, metrics),
+        Authorize(engine, tools, spool, metrics),
         sign,
         Forward(upstream, engine, metrics),
         Settle(engine, spool, metrics),

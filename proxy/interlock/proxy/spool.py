@@ -40,6 +40,7 @@ class Spool:
         self._metrics = metrics
         self._waiting: dict[str, pb.SettleRequest] = {}
         self._work = asyncio.Event()
+        self._delivering = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
 
     async def start(self) -> None:
@@ -65,6 +66,15 @@ class Spool:
         except OSError as error:
             log.error("spool.write_failed", call_id=settlement.permit.call_id, error=str(error))  # noqa: TRY400 - the message says it all
         self._add(name, settlement)
+
+    async def clear(self) -> None:
+        """Delivers what waits, as far as it can be. Errors: UnavailableError while the engine cannot be had.
+
+        To be called before anything new is asked: a call whose success the engine does not know yet must not be
+        judged, for its lease may have run out meanwhile.
+        """
+        if self._waiting:
+            await self._deliver_all()
 
     def _open(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,7 +103,7 @@ class Spool:
         self._metrics.spool_depth(len(self._waiting))
         backoff_s = FIRST_BACKOFF_S
         while True:
-            if await self._deliver_all():
+            if await self._delivered_all():
                 backoff_s = FIRST_BACKOFF_S
                 await self._until_work()
             else:
@@ -106,26 +116,37 @@ class Spool:
         if not self._waiting:
             await self._work.wait()
 
-    async def _deliver_all(self) -> bool:
-        """Delivers what waits, in order. False if some of it has to be tried again."""
-        all_gone = True
-        for name, settlement in list(self._waiting.items()):
-            try:
-                await self._deliver(settlement)
-            except UnavailableError:
+    async def _delivered_all(self) -> bool:
+        """False if some of it has to be tried again."""
+        try:
+            await self._deliver_all()
+        except UnavailableError:
+            return False
+        return not self._waiting
+
+    async def _deliver_all(self) -> None:
+        """Delivers what waits, in order, and keeps what may be taken another time. Errors: UnavailableError."""
+        async with self._delivering:
+            for name, settlement in list(self._waiting.items()):
+                if await self._taken(name, settlement):
+                    del self._waiting[name]
+                    self._metrics.spool_depth(len(self._waiting))
+
+    async def _taken(self, name: str, settlement: pb.SettleRequest) -> bool:
+        """Whether a settlement is off our hands. Errors: UnavailableError."""
+        try:
+            await self._deliver(settlement)
+        except UnavailableError:
+            raise
+        except InterlockError as error:
+            log.warning("settlement.not_taken", call_id=settlement.permit.call_id, reason=error.reason)
+            if error.kind in PASSING:
                 return False
-            except InterlockError as error:
-                log.warning("settlement.not_taken", call_id=settlement.permit.call_id, reason=error.reason)
-                if error.kind in PASSING:
-                    all_gone = False
-                    continue
-                await asyncio.to_thread(self._set_aside, name, error.reason)
-            else:
-                log.info("settlement.delivered", call_id=settlement.permit.call_id)
-                await asyncio.to_thread(self._remove, name)
-            del self._waiting[name]
-            self._metrics.spool_depth(len(self._waiting))
-        return all_gone
+            await asyncio.to_thread(self._set_aside, name, error.reason)
+        else:
+            log.info("settlement.delivered", call_id=settlement.permit.call_id)
+            await asyncio.to_thread(self._remove, name)
+        return True
 
     def _remove(self, name: str) -> None:
         with contextlib.suppress(FileNotFoundError):

@@ -1,5 +1,7 @@
 """Authorize: puts the call to the engine, and waits for another's outcome if the same call is running."""
 
+import asyncio
+import functools
 import secrets
 import time
 from dataclasses import replace
@@ -10,9 +12,12 @@ from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Lease
 from interlock.proxy.engine import Engine
 from interlock.proxy.fingerprint import fingerprint
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.settings import KiB
+from interlock.proxy.spool import Spool
 from interlock.proxy.stages.identify import Tools
 
 MAX_WAIT_S = 120.0
+MAX_INLINE_BYTES = 32 * KiB
 MAX_CHANGES = 5
 """So often may a tool change between resolving and asking before the call is given up."""
 
@@ -20,14 +25,16 @@ MAX_CHANGES = 5
 class Authorize:
     """Asks for a verdict until it is one on the tool as it is now, and, if the agent waits, not IN_FLIGHT."""
 
-    def __init__(self, engine: Engine, tools: Tools, metrics: Metrics) -> None:
+    def __init__(self, engine: Engine, tools: Tools, spool: Spool, metrics: Metrics) -> None:
         self._engine = engine
+        self._spool = spool
         self._tools = tools
         self._metrics = metrics
 
     async def __call__(self, call: Call) -> Call:
+        await self._spool.clear()
         waits_until = time.monotonic() + wait_s(call.ask, call.tool)
-        call = _with_fingerprint(call)
+        call = await _with_fingerprint(call)
         judged = await self._judge(call, waits_until, "")
         while judged.verdict.verdict == pb.VERDICT_IN_FLIGHT and (left := waits_until - time.monotonic()) > 0:
             call_id = judged.verdict.call_id
@@ -62,7 +69,7 @@ class Authorize:
         tool = await self._tools.resolve(call.ask, anew=True)
         if refusal := call.entrance.refusal(call.ask, tool):
             raise refusal
-        return _with_fingerprint(replace(call, tool=tool))
+        return await _with_fingerprint(replace(call, tool=tool))
 
 
 def wait_s(ask: Ask, tool: pb.ToolRoute) -> float:
@@ -71,22 +78,23 @@ def wait_s(ask: Ask, tool: pb.ToolRoute) -> float:
     return min(whole_deadline_s if ask.wait_s == WHOLE_DEADLINE else ask.wait_s, MAX_WAIT_S)
 
 
-def _with_fingerprint(call: Call) -> Call:
+async def _with_fingerprint(call: Call) -> Call:
     """The call's fingerprint, as its tool wants it. Errors: `invalid_json`."""
     ask, tool = call.ask, call.tool
-    return replace(
-        call,
-        fingerprint=fingerprint(
-            tool=tool.name,
-            method=ask.method,
-            path=ask.path,
-            query=ask.query,
-            content_type=ask.content_type,
-            body=ask.arguments,
-            ignore=tool.dedup_ignore,
-            run_id_is_argument=tool.dedup_run_id or not ask.traced_by_argument,
-        ),
+    take = functools.partial(
+        fingerprint,
+        tool=tool.name,
+        method=ask.method,
+        path=ask.path,
+        query=ask.query,
+        content_type=ask.content_type,
+        body=ask.arguments,
+        ignore=tool.dedup_ignore,
+        run_id_is_argument=tool.dedup_run_id or not ask.traced_by_argument,
     )
+    # Canonical JSON of a large body takes long enough to keep every other call waiting.
+    large = len(ask.arguments) > MAX_INLINE_BYTES
+    return replace(call, fingerprint=await asyncio.to_thread(take) if large else take())
 
 
 def _authorize_request(call: Call, *, will_wait: bool, awaited_call_id: str) -> pb.AuthorizeRequest:
