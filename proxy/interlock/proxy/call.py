@@ -136,6 +136,10 @@ class Agent(Protocol):
         """Whether the head of an answer has left."""
 
     @property
+    def gone(self) -> bool:
+        """Whether the agent was seen to have left, or to take nothing any more."""
+
+    @property
     def takes_pieces(self) -> bool:
         """False if this agent is only ever given the whole."""
 

@@ -88,6 +88,7 @@ class WholeAgent:
 
     takes_pieces = False
     begun = False
+    gone = False
 
     async def begin(self, call: Call, head: Forwarded) -> None:
         raise NotImplementedError("this agent only takes the whole")

@@ -40,7 +40,7 @@ class EngineLink(BaseModel):
     allow_plaintext: bool = Field(False, description="Use grpc:// beyond loopback, e.g. inside a service mesh")
     sidecar_token: SecretStr | None = Field(None, description="Shown to the engine with every call; the engine has it")
     tls: TlsFiles | None = Field(None, description="Certificates for grpcs://")
-    timeout_ms: int = Field(1_000, ge=10, le=60_000, description="Time for one Authorize, Renew or Settle, ms")
+    timeout_ms: int = Field(3_000, ge=10, le=60_000, description="Time for one Authorize, Renew or Settle, ms")
     repeats: int = Field(1, ge=0, le=10, description="How often a question whose answer was lost is asked again")
     breaker_failures: int = Field(3, ge=1, le=1_000, description="So many lost answers in a row, and calls are refused")
     breaker_open_ms: int = Field(250, ge=10, le=60_000, description="How long, until the next question is tried, ms")

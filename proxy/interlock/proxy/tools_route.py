@@ -91,7 +91,7 @@ class HttpAgent:
         self._request = request
         self._stall_s = stall_s
         self._answer: ExactAnswer | None = None
-        self._gone = False
+        self.gone = False
 
     @property
     def begun(self) -> bool:
@@ -102,14 +102,14 @@ class HttpAgent:
         await self._send(answer.prepare(self._request))
 
     async def pass_on(self, piece: bytes) -> None:
-        if self._answer is not None and not self._gone:
+        if self._answer is not None and not self.gone:
             await self._send(self._answer.write(piece))
 
     async def finish(self, call: Call) -> web.StreamResponse:
         """The rest of the answer, or all of it, now that the call is over."""
         if self._answer is None:
             return self._whole(call)
-        if call.forwarded.answered and not self._gone:
+        if call.forwarded.answered and not self.gone:
             await self._send(self._answer.write_eof(call.forwarded.last))
         else:
             self._answer.break_off()
@@ -121,7 +121,7 @@ class HttpAgent:
             async with asyncio.timeout(self._stall_s):
                 await writing
         except (ConnectionError, TimeoutError):
-            self._gone = True
+            self.gone = True
 
     def _whole(self, call: Call) -> ExactAnswer:
         status, headers, body = _answer_to(call)

@@ -26,6 +26,8 @@ log = structlog.get_logger()
 
 MAX_WHOLE_BYTES = 1 * MiB
 """So much of an answer is collected for an agent that only takes the whole."""
+MAX_UNHEARD_S = 300.0
+"""So long an answer is read that nobody is given piece by piece: without an end, it would be read for ever."""
 MAX_BREAKERS = 4096
 
 
@@ -139,10 +141,13 @@ class _Reading:
         most = MAX_WHOLE_BYTES if not self._call.agent.takes_pieces else 0
         body = _Body(max(most, self._call.tool.replay_max_bytes))
         try:
-            async for piece in self._answer.chunks():
-                body.add(piece)
+            async with asyncio.timeout(MAX_UNHEARD_S):
+                async for piece in self._answer.chunks():
+                    body.add(piece)
         except UpstreamError as error:
             return self._broken(body, error.reason)
+        except TimeoutError:
+            return self._broken(body, "upstream_timeout")
         return body.of(self._head)
 
     async def _piecemeal(self) -> Forwarded:
@@ -159,10 +164,12 @@ class _Reading:
                         last = piece
                     else:
                         await agent.pass_on(piece)
+                    if agent.gone and stream.when() is None:
+                        stream.reschedule(asyncio.get_running_loop().time() + MAX_UNHEARD_S)
         except UpstreamError as error:
             return self._broken(body, error.reason)
         except TimeoutError:
-            return self._broken(body, self._lease.why_not())
+            return self._broken(body, self._lease.why_not() or "agent_gone")
         return replace(body.of(self._head), last=last)
 
     def _broken(self, body: "_Body", failure: str) -> Forwarded:
