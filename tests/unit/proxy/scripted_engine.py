@@ -12,7 +12,7 @@ from typing import Any, NoReturn
 from grpc import aio
 from grpc_health.v1 import health, health_pb2_grpc
 
-from interlock.governance.errors import InterlockError, NotFoundError
+from interlock.governance.errors import InterlockError, NotFoundError, UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.governance.status import CODES, details_of, failure_of
 from interlock.governance.v1 import admin_pb2_grpc, governance_pb2_grpc
@@ -24,6 +24,7 @@ from interlock.proxy.settings import EngineLink, SidecarSettings
 
 ADMIN_SERVICES = ("Tools", "Policies", "Agents", "Switches", "Keys", "Calls", "Audit")
 LEASE_MS = 60_000
+DOWN = UnavailableError("governance_unavailable", "Redis cannot be reached")
 
 
 def route(url: str, **fields: Any) -> pb.ToolRoute:
@@ -45,6 +46,16 @@ def executed(request: pb.AuthorizeRequest, lease_ms: int = LEASE_MS) -> pb.Autho
     )
     return pb.AuthorizeResponse(
         verdict=pb.VERDICT_EXECUTE, reason="ok", agent_id="a", call_id=permit.call_id, permit=permit, risk_level="low"
+    )
+
+
+def blocked(reason: str, **fields: Any) -> pb.AuthorizeResponse:
+    return pb.AuthorizeResponse(verdict=pb.VERDICT_BLOCKED, reason=reason, **fields)
+
+
+def running(retry_after_ms: int = 0) -> pb.AuthorizeResponse:
+    return pb.AuthorizeResponse(
+        verdict=pb.VERDICT_IN_FLIGHT, reason="in_flight", call_id="call_leader", retry_after_ms=retry_after_ms
     )
 
 
