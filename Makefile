@@ -2,7 +2,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-# What `make run` needs, and what working on the code needs beside it: every package pinned by version and hash.
+# What running Interlock needs, and what working on it needs: every package pinned by version and hash.
 RUN := .venv/.run-is-ready
 DEV := .venv/.dev-is-ready
 LOCK := --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-url --no-emit-trusted-host \
@@ -40,9 +40,9 @@ soak: $(DEV) ## runs the tests that take long
 
 lock: $(DEV) ## pins the newest versions that pyproject.toml allows
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile $(LOCK) --upgrade \
-		--build-deps-for editable -o requirements.lock pyproject.toml
+		-o requirements.lock pyproject.toml requirements.in
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile $(LOCK) --upgrade \
-		--extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml
+		--extra dev -c requirements.lock -o requirements-dev.lock pyproject.toml requirements.in
 
 $(BIN)/pip:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
