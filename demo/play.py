@@ -117,6 +117,10 @@ def the_audit_trail(stage: Stage) -> None:
     expect(decided, EXECUTE=4 + withdrawn, REPLAY=1, BLOCKED=2)
     charged = sum(Decimal(str(event["charged_usd"])) for event in events)
     expect({"charged": charged}, charged=3 * Decimal(FEE_USD))
+    if withdrawn:
+        print(
+            "  (withdrawal: a switch or a rule had just changed, so the permit was taken back and the call judged anew)"
+        )
     print(f"  (three charges at {FEE_USD} USD: the replay, the refusals and the second try of A-1003 cost nothing)")
 
 
