@@ -82,6 +82,13 @@ class Knowledge:
         self._namespaces[namespace] = _Remembered(snapshot)
         return snapshot
 
+    def forget(self, namespace: str | None = None) -> None:
+        """Drops what is remembered of a namespace (None: of all), because this engine itself has just changed it."""
+        if namespace is None:
+            self._namespaces.clear()
+        else:
+            self._namespaces.pop(namespace, None)
+
     async def up_to_date(self, namespace: str) -> Snapshot:
         """A snapshot of now: what a refusal must rest on that the ledger does not check."""
         return await self.current(namespace, await self._directory.epochs(namespace))

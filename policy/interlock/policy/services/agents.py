@@ -101,10 +101,10 @@ class SwitchesService(admin_pb2_grpc.SwitchesServicer):
         above = request.scope == "global"
         access.require(identity, Role.ADMIN if above else Role.OPERATOR)
         check_reason(request.reason)
-        switch = Switch(request.pulled, request.reason)
-        return switch_status(
-            request.scope, await self._directory.set_switch(None if above else identity.namespace, switch)
-        )
+        namespace = None if above else identity.namespace
+        switch = await self._directory.set_switch(namespace, Switch(request.pulled, request.reason))
+        self._knowledge.forget(namespace)
+        return switch_status(request.scope, switch)
 
     @rpc
     async def ListSwitches(self, request: pb.ListSwitchesRequest, caller: Caller) -> pb.ListSwitchesResponse:  # noqa: N802, ARG002 - the contract's name and shape

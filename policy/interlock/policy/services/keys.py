@@ -51,6 +51,7 @@ class KeysService(admin_pb2_grpc.KeysServicer):
         if found:
             access.require(identity, found[0].identity.role)
         revoked = await self._directory.revoke_key(identity.namespace, request.key_id)
+        self._knowledge.forget(identity.namespace)
         if revoked is None:
             raise NotFoundError("key_not_found", "no key of that id in this namespace")
         return key_message(revoked)

@@ -29,7 +29,9 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         await self._knowledge.see(scope)
         facts = json.dumps({"key_id": identity.key_id})
         version = await self._directory.put_policy(scope, VersionedPolicy(policy), facts)
-        return agent_policy_message(scope.agent_id, VersionedPolicy(policy, version))
+        stored = VersionedPolicy(policy, version)
+        self._knowledge.learn(scope, stored)
+        return agent_policy_message(scope.agent_id, stored)
 
     @rpc
     async def GetPolicy(self, request: pb.AgentRef, caller: Caller) -> pb.AgentPolicy:  # noqa: N802 - the contract's name

@@ -58,6 +58,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         access.require(identity, Role.OPERATOR)
         self._find(await self._snapshot(identity), identity, request)
         await self._directory.delete_tool(identity.namespace, request.scope_id or tools.GLOBAL_SCOPE, request.name)
+        self._knowledge.forget(identity.namespace)
         return pb.DeleteToolResponse()
 
     @rpc
@@ -70,6 +71,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
                 identity.namespace, tools.toggled(stored, enabled=request.enabled), stored
             )
             if put is not None:
+                self._knowledge.forget(identity.namespace)
                 return tool_message(put)
         raise _contended()
 
@@ -80,6 +82,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
             sealed = tools.with_secrets(wanted, secrets, stored, namespace, self._keyring)
             put = await self._directory.put_tool(namespace, sealed, stored)
             if put is not None:
+                self._knowledge.forget(namespace)
                 return put
         raise _contended()
 
