@@ -4,7 +4,7 @@ Every method raises UnavailableError if Redis cannot be reached; what it asked f
 then, and may be asked again: each of them is idempotent.
 """
 
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
@@ -102,16 +102,8 @@ class Ledger(Protocol):
     async def running(self, scope: Scope, call_id: str) -> int:
         """How long the call's lease still holds, ms; 0 if it is no longer running."""
 
-    def settled(self) -> AbstractAsyncContextManager["Settled"]:
+    def settled(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Ids of calls that had waiters, as they settle, from the moment the context is entered."""
-
-
-class Settled(Protocol):
-    """An endless iterator of call ids."""
-
-    def __aiter__(self) -> "Settled": ...
-
-    async def __anext__(self) -> str: ...
 
 
 class Directory(Protocol):
