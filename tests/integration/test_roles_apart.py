@@ -203,7 +203,7 @@ async def test_an_engine_that_starts_before_redis_makes_the_first_key_once_it_is
 @pytest.mark.parametrize(
     ("change", "code", "line"),
     [
-        ({"INTERLOCK_ENGINE__TLS__KEY_FILE": "nowhere.key"}, 2, "engine.tls: .*nowhere.key: No such file or directory"),
+        ({"INTERLOCK_ENGINE__TLS__KEY_FILE": "nowhere.key"}, 2, "engine.tls.key_file: nowhere.key cannot be read: .*"),
         ({"INTERLOCK_ENGINE__TLS__KEY_FILE": "other.key"}, 2, "engine.tls: .*other.key: .*"),
         ({"INTERLOCK_ENGINE__MASTER_KEY": "k1:short"}, 2, "master key k1 .*"),
         ({"INTERLOCK_ENGINE__LISTEN": "203.0.113.1:8402"}, 1, "interlock: engine.listen: 203.0.113.1:8402 .*"),

@@ -15,7 +15,7 @@ USAGE = 2
 
 def command(
     config: Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")] = None,
-    role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it.")] = None,
+    role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,
     show_schema: Annotated[
         bool, typer.Option("--schema", help="Print the JSON schema of the file, and leave.")
     ] = False,

@@ -55,6 +55,7 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         stack.push_async_callback(engine.close)
         await engine.start()
         server = aio.server(options=OPTIONS)
+        stack.push_async_callback(server.stop, None)
         engine.register(server)
         reflection.enable_server_reflection(REFLECTED, server)
         _bind(server, settings)
@@ -91,12 +92,12 @@ def _unusable(tls: TlsFiles) -> Iterator[Problem]:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
         context.load_cert_chain(tls.cert_file, tls.key_file)
-    except OSError as error:  # ssl.SSLError is one
+    except ssl.SSLError as error:
         yield Problem(Place(), "engine.tls", f"{tls.cert_file} with {tls.key_file}: {error.strerror}")
     if tls.client_ca_file is not None:
         try:
             context.load_verify_locations(tls.client_ca_file)
-        except OSError as error:
+        except ssl.SSLError as error:
             yield Problem(Place(), "engine.tls.client_ca_file", f"{tls.client_ca_file}: {error.strerror}")
 
 

@@ -1,7 +1,7 @@
 """What each role needs set before it may start: none guesses a secret, or speaks in the clear beyond this machine."""
 
 import ipaddress
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from enum import StrEnum
 from pathlib import Path
 
@@ -9,9 +9,12 @@ from interlock.cli.configuration import Configuration, ConfigurationError, Place
 from interlock.policy.credentials import looks_like_key
 from interlock.policy.settings import EngineSettings
 from interlock.proxy.settings import EngineLink
+from interlock.store.settings import RedisSettings
 
 Need = tuple[str, str]
 """A key, and what is the matter with it."""
+Files = Mapping[str, Path | str | None]
+"""Files that must be readable, by the keys that name them."""
 
 
 class Role(StrEnum):
@@ -47,6 +50,8 @@ def is_loopback(host: str) -> bool:
 
 def _dev_needs(configuration: Configuration) -> Iterator[Need]:
     yield from _bootstrap_key_needs(configuration.engine)
+    yield from _unreadable({"engine.master_key_file": configuration.engine.master_key_file})
+    yield from _unreadable(_redis_files(configuration.redis))
 
 
 def _engine_needs(configuration: Configuration) -> Iterator[Need]:
@@ -63,6 +68,10 @@ def _engine_needs(configuration: Configuration) -> Iterator[Need]:
     elif engine.tls is None and not engine.allow_plaintext and not is_loopback(host):
         yield "engine.tls", f"not set, but {engine.listen} is no loopback address; engine.allow_plaintext accepts that"
     yield from _bootstrap_key_needs(engine)
+    yield from _unreadable({"engine.master_key_file": engine.master_key_file})
+    yield from _unreadable(_redis_files(configuration.redis))
+    if engine.tls is not None:
+        yield from _unreadable({f"engine.tls.{name}": file for name, file in engine.tls})
 
 
 def _bootstrap_key_needs(engine: EngineSettings) -> Iterator[Need]:
@@ -78,8 +87,25 @@ def _sidecar_needs(configuration: Configuration) -> Iterator[Need]:
         yield "sidecar.engine.target", "`embedded` is what `interlock dev` does; name an engine, grpcs://host:port"
     elif _in_the_clear(link):
         yield "sidecar.engine.target", f"{link.target} is not encrypted; use grpcs://, or accept it: allow_plaintext"
+    if link.tls is not None:
+        yield from _unreadable({f"sidecar.engine.tls.{name}": file for name, file in link.tls})
 
 
 def _in_the_clear(link: EngineLink) -> bool:
     scheme, _, address = link.target.partition("://")
     return scheme == "grpc" and not link.allow_plaintext and not is_loopback(address.rpartition(":")[0])
+
+
+def _redis_files(redis: RedisSettings) -> Files:
+    names = ("tls_ca_file", "tls_cert_file", "tls_key_file")
+    return {f"redis.{name}": getattr(redis, name) for name in names}
+
+
+def _unreadable(files: Files) -> Iterator[Need]:
+    for key, file in files.items():
+        if file is None:
+            continue
+        try:
+            Path(file).open("rb").close()
+        except OSError as error:
+            yield key, f"{file} cannot be read: {error.strerror}"

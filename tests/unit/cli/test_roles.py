@@ -54,7 +54,7 @@ def test_dev_needs_nothing(tmp_path: Path) -> None:
         ("0.0.0.0:8402", "", ["engine.tls"]),
         ("engine.internal:8402", "", ["engine.tls"]),
         ("0.0.0.0:8402", "allow_plaintext: true", []),
-        ("0.0.0.0:8402", "tls: {cert_file: a, key_file: b}", []),
+        ("0.0.0.0:8402", "tls: {cert_file: FILE, key_file: FILE}", []),
         ("'8402'", "", ["engine.listen"]),
     ],
 )
@@ -66,8 +66,8 @@ def test_an_engine_speaks_in_the_clear_on_loopback_only_unless_told(
         engine:
           listen: {listen}
           sidecar_token: {TOKEN}
-          master_key_file: somewhere
-          {extra}
+          master_key_file: {__file__}
+          {extra.replace("FILE", __file__)}
         """
     assert needs(Role.ENGINE, tmp_path, text) == needed
 
@@ -102,16 +102,28 @@ def test_a_name_that_only_looks_like_loopback_is_not() -> None:
     assert not is_loopback("")
 
 
-def test_the_example_is_accepted_and_starts_both_roles_once_the_secrets_are_set(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
+def test_the_example_is_accepted() -> None:
     assert check_config("--config", str(EXAMPLE)).exit_code == 0
-    lacking = check_config("--config", str(EXAMPLE), "--role", "engine")
-    assert (lacking.exit_code, "engine.sidecar_token" in lacking.stderr) == (1, True)
+
+
+def test_the_example_starts_both_roles_once_its_files_and_secrets_are_there(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "interlock.yaml"
+    text = EXAMPLE.read_text().replace("/etc/interlock", str(tmp_path))
+    file.write_text(text)
+    lacking = check_config("--config", str(file), "--role", "engine")
+    assert lacking.exit_code == 1
+    assert [line.split(":")[0] for line in lacking.stderr.splitlines()] == [
+        *("engine.master_key_file", "engine.sidecar_token"),
+        *("engine.tls.cert_file", "engine.tls.client_ca_file", "engine.tls.key_file"),
+    ]
+    for name in re.findall(rf"{tmp_path}/([\w.-]+)", text):
+        (tmp_path / name).touch()
     monkeypatch.setenv("INTERLOCK_ENGINE__SIDECAR_TOKEN", TOKEN)
     monkeypatch.setenv("INTERLOCK_SIDECAR__ENGINE__SIDECAR_TOKEN", TOKEN)
-    assert check_config("--config", str(EXAMPLE), "--role", "engine").exit_code == 0
-    assert check_config("--config", str(EXAMPLE), "--role", "sidecar").exit_code == 0
+    assert check_config("--config", str(file), "--role", "engine").exit_code == 0
+    assert check_config("--config", str(file), "--role", "sidecar").exit_code == 0
 
 
 def test_what_the_example_leaves_out_is_really_there(tmp_path: Path) -> None:
