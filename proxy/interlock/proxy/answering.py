@@ -1,5 +1,7 @@
 """The way in: reads a request whole, and writes an answer exactly as given. All of aiohttp's server that calls see."""
 
+import socket
+import struct
 from email.utils import formatdate
 from http import HTTPStatus
 
@@ -12,6 +14,8 @@ from interlock.proxy.api.errors import BodyTooLargeError
 from interlock.proxy.call import Headers, Incoming
 from interlock.proxy.outcomes import has_no_body
 
+RESET = struct.pack("ii", 1, 0)
+"""SO_LINGER on, for no time: closing then resets."""
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
@@ -94,13 +98,10 @@ class ExactAnswer(web.StreamResponse):
         return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
 
     def break_off(self) -> None:
-        """Ends the answer short of its end, so that the agent can tell."""
-        request, self._eof_sent = self._req, True
-        self._keep_alive = False
-        if request is None or request.transport is None:
-            return
-        if hdrs.CONTENT_LENGTH in self.headers or hdrs.TRANSFER_ENCODING in self.headers:
-            request.transport.close()
-        else:
-            # Only a reset tells an answer that ends with its connection from a broken one.
+        """Ends the answer short of its end, so that the agent can tell: the connection closes without a last byte."""
+        request, self._eof_sent, self._keep_alive = self._req, True, False
+        by_connection = hdrs.CONTENT_LENGTH not in self.headers and hdrs.TRANSFER_ENCODING not in self.headers
+        if by_connection and request is not None and request.transport is not None:
+            # Where closing is the end, only a reset tells that it is not.
+            request.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, RESET)
             request.transport.abort()

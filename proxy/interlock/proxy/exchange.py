@@ -30,10 +30,14 @@ GRPC_GAVE_UP = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, 
 
 
 class LostAnswerError(UnavailableError):
-    """No answer came from the engine: whether it took the question is not known."""
+    """No answer came from the engine: whether it took the question is not known.
 
-    def __init__(self) -> None:
+    `waited_out` says that there was time enough for one; else the connection broke.
+    """
+
+    def __init__(self, *, waited_out: bool = False) -> None:
         super().__init__("governance_unavailable", "the governance engine cannot be reached")
+        self.waited_out = waited_out
 
 
 class _Open:
@@ -48,7 +52,11 @@ class _Open:
 
 
 class Exchange:
-    """The questions of all calls of this process on one stream, which is opened with the first question."""
+    """The questions of all calls of this process on one stream, which is opened with the first question.
+
+    Whoever asks in one turn of the loop, or while a message is being written, is in one message: the writer wakes in
+    the next turn, and takes all there is.
+    """
 
     def __init__(self, channel: aio.Channel, metadata: tuple[tuple[str, str], ...]) -> None:
         self._stub = GovernanceStub(channel)
@@ -84,7 +92,7 @@ class Exchange:
             async with asyncio.timeout(within_s):
                 reply = await asked.answer
         except TimeoutError as late:
-            raise LostAnswerError from late
+            raise LostAnswerError(waited_out=True) from late
         finally:
             self._open.pop(question.id, None)
         if reply.WhichOneof("tell") == "failure":
@@ -125,8 +133,6 @@ class Exchange:
     async def _write(self, stream: Stream) -> None:
         while True:
             await self._asked.wait()
-            # One turn of the loop: whoever asks in this tick is in this message.
-            await asyncio.sleep(0)
             self._asked.clear()
             for batch in _batches(self._take_unsent()):
                 await stream.write(batch)

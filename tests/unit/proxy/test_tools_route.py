@@ -1,6 +1,7 @@
 import asyncio
 import gzip
 import json
+import socket
 from collections.abc import AsyncIterator
 
 import httpx
@@ -37,7 +38,7 @@ async def test_the_tools_own_credential_takes_the_place_of_the_agents_field(
     agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
 ) -> None:
     engine.tool.upstream_credential.MergeFrom(pb.UpstreamCredential(header="X-Api-Key", value="the tool's"))
-    await agent.post("/tools/charge", headers={"x-api-key": "the agent's"})
+    await agent.post("/tools/charge", headers={"X-Api-Key": "the agent's"})
     assert tool.received[0].header("X-Api-Key") == "the tool's"
 
 
@@ -151,18 +152,18 @@ async def test_the_end_of_an_answer_is_withheld_until_it_is_settled(
         yield body
 
     tool.does(streams(once()) if chunked else answers(200, body))
-    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
-    writer.write(request_bytes())
-    await engine.settling.wait()
-    head = await reader.readuntil(b"\r\n\r\n")
-    assert b" 200 " in head
-    so_far = await reader.read(1_000_000) if chunked else b""
-    engine.before_settling.set()
-    rest = await reader.read()
-    writer.close()
-    whole = so_far + rest
-    assert rest.endswith(b"0\r\n\r\n" if chunked else b"y")
-    assert body in whole
+    with socket.create_connection(("127.0.0.1", sidecar.port)) as agent:
+        agent.setblocking(False)
+        agent.sendall(request_bytes())
+        await engine.settling.wait()
+        # What the sidecar had written by then is in this socket's buffer, and nothing else can be.
+        early = agent.recv(1_000_000)
+        engine.before_settling.set()
+        late = await asyncio.get_running_loop().sock_recv(agent, 1_000_000)
+    assert b" 200 " in early
+    assert (body in early) == chunked
+    assert body_of(early).count(b"y") == (len(body) if chunked else 0)
+    assert late == (b"0\r\n\r\n" if chunked else body)
 
 
 async def test_a_stream_that_breaks_is_told_by_its_broken_end(
@@ -177,6 +178,30 @@ async def test_a_stream_that_breaks_is_told_by_its_broken_end(
     assert not answer.endswith(b"0\r\n\r\n")
     settled = await engine.until_settled()
     assert (settled.outcome, settled.failure) == (pb.OUTCOME_AMBIGUOUS, "upstream_reset")
+
+
+async def test_a_stream_that_breaks_for_an_agent_of_http_1_0_is_told_by_a_reset(sidecar: Sidecar, tool: Tool) -> None:
+    async def one() -> AsyncIterator[bytes]:
+        yield b"half"
+
+    tool.does(streams(one(), then=resets()))
+    with pytest.raises(ConnectionResetError):
+        await spoken(sidecar, request_bytes().replace(b"HTTP/1.1", b"HTTP/1.0"))
+
+
+async def test_a_stream_for_an_agent_of_http_1_0_ends_with_its_connection(sidecar: Sidecar, tool: Tool) -> None:
+    async def two() -> AsyncIterator[bytes]:
+        yield b"one,"
+        yield b"two"
+
+    tool.does(streams(two()))
+    answer = await spoken(sidecar, request_bytes().replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert body_of(answer) == b"one,two"
+
+
+async def test_a_problem_told_to_a_head_request_has_no_body(sidecar: Sidecar) -> None:
+    answer = await spoken(sidecar, request_bytes(method="HEAD"))
+    assert (status_of(answer), body_of(answer)) == (405, b"")
 
 
 async def test_a_revoked_lease_ends_its_stream(agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool) -> None:
