@@ -301,6 +301,16 @@ async def test_secrets_reach_sidecars_only_and_are_sealed_at_rest(engine: Engine
     assert (list(route.secrets), route.upstream_credential) == (["signing-secret"], upstream)
 
 
+async def test_a_call_that_is_not_deduplicated_is_never_held(engine: EngineClient) -> None:
+    """It cannot come again, so an unknown outcome would only lie about for ever."""
+    revision = (await engine.put_tool("look", methods=["GET"], on_ambiguous=pb.ON_AMBIGUOUS_HOLD)).revision
+    asked = {"tool": "look", "method": "GET", "tool_revision": revision}
+    permit = (await engine.authorize(**asked)).permit
+    await engine.ask(engine.governance.Settle, pb.SettleRequest(permit=permit, outcome=pb.OUTCOME_AMBIGUOUS))
+    assert not (await engine.ask(engine.calls.ListCalls, ad.ListCallsRequest())).calls
+    assert (await engine.authorize(**asked)).reason == "ok"
+
+
 async def test_without_a_policy_the_safe_default_denies(redis_url: str) -> None:
     async with running_engine(redis_url, default_policy="deny") as engine:
         await engine.put_tool()

@@ -203,7 +203,8 @@ def _reservation(
         rule_reason=ruling.reason,
         limits=limits,
         lease_ms=rules.lease_ms(tool),
-        hold=tool.hold,
+        # A call that is a call of its own whatever it says cannot be repeated, so there is nothing to hold.
+        hold=tool.hold and rules.is_remembered(mode=mode, caller_key=question.caller_key),
         ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key),
         will_wait=question.will_wait,
         awaited_call_id=question.awaited_call_id,

@@ -83,9 +83,12 @@ def key_of(scope: Scope, *, mode: Dedup, caller_key: str, fingerprint: bytes, at
 
 def remembered_ms(tool: Tool, *, mode: Dedup, caller_key: str) -> int:
     """How long a settled call is replayed."""
-    if mode is Dedup.OFF and not caller_key:
-        return SHORT_TTL_MS
-    return tool.dedup_ttl_s * 1000
+    return tool.dedup_ttl_s * 1000 if is_remembered(mode=mode, caller_key=caller_key) else SHORT_TTL_MS
+
+
+def is_remembered(*, mode: Dedup, caller_key: str) -> bool:
+    """Whether the same call can come again under the same key."""
+    return mode is not Dedup.OFF or bool(caller_key)
 
 
 def lease_ms(tool: Tool) -> int:

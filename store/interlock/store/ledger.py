@@ -111,19 +111,12 @@ class RedisLedger:
 
     async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None:
         (key,) = await self._redis.ask("find_call", ("GET", keys.of_agent(scope, "id", call_id)))
-        if key is not None:
-            found = await self._record(scope, key.decode())
-            if found is not None and found[0].call_id == call_id:
-                return found
-        for member in await self._open_keys(scope):
-            found = await self._record(scope, member)
-            if found is not None and found[0].call_id == call_id:
-                return found
-        return None
+        known = [key.decode()] if key is not None else await self._open_keys(scope)
+        found = await self._records(scope, known)
+        return next((pair for pair in found if pair[0].call_id == call_id), None)
 
     async def open_calls(self, scope: Scope) -> Sequence[CallRecord]:
-        records = [await self._record(scope, key) for key in await self._open_keys(scope)]
-        return [record[0] for record in records if record is not None]
+        return [record for record, _ in await self._records(scope, await self._open_keys(scope))]
 
     async def events(self, scope: Scope, *, after_seq: int, limit: int) -> Sequence[Event]:
         command = ("XRANGE", keys.of_agent(scope, "audit"), f"{after_seq + 1}", "+", "COUNT", limit)
@@ -157,13 +150,12 @@ class RedisLedger:
         (members,) = await self._redis.ask("open_calls", ("ZRANGE", keys.of_agent(scope, "open"), 0, -1))
         return [member.decode() for member in members]
 
-    async def _record(self, scope: Scope, key: str) -> tuple[CallRecord, Permit] | None:
-        command = ("HMGET", keys.of_agent(scope, "call", key), *RECORD)
-        time_reply, values = await self._redis.ask("call", ("TIME",), command)
-        if values[0] is None:
-            return None
-        record = {name: (value or b"").decode() for name, value in zip(RECORD, values, strict=True)}
-        return _call(scope, key, record, _now_ms(time_reply))
+    async def _records(self, scope: Scope, of: Sequence[str]) -> list[tuple[CallRecord, Permit]]:
+        """The records of these keys, without those that are gone."""
+        reads = [("HMGET", keys.of_agent(scope, "call", key), *RECORD) for key in of]
+        time_reply, *rows = await self._redis.ask("calls", ("TIME",), *reads)
+        now_ms = _now_ms(time_reply)
+        return [_call(scope, key, row, now_ms) for key, row in zip(of, rows, strict=True) if row[0] is not None]
 
 
 def _authorize_keys(reservation: Reservation) -> list[str]:
@@ -252,7 +244,8 @@ def _told(parts: Sequence[bytes]) -> tuple[str, Answer | None]:
     return failure.decode(), Answer(int(status), head, body, kept == b"1", int(size), digest)
 
 
-def _call(scope: Scope, key: str, record: dict[str, str], now_ms: int) -> tuple[CallRecord, Permit]:
+def _call(scope: Scope, key: str, row: Sequence[bytes | None], now_ms: int) -> tuple[CallRecord, Permit]:
+    record = {name: (value or b"").decode() for name, value in zip(RECORD, row, strict=True)}
     lease_until = int(record["lease_until"])
     state = record["state"]
     if state == "in_flight" and lease_until <= now_ms:
