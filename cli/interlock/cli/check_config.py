@@ -2,28 +2,24 @@
 
 import json
 from pathlib import Path
-from typing import Annotated
 
 import typer
 
 from interlock.cli.configuration import ConfigurationError, UnreadableFileError, load, schema
-from interlock.cli.roles import Role, load_for
+from interlock.cli.needs import load_for
+from interlock.cli.role import Role
 
 INVALID = 1
 USAGE = 2
 
 
-def command(
-    config: Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")] = None,
-    role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,
-    show_schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of the file, and leave.")
-    ] = False,
-) -> None:
-    """Say whether the configuration holds. Exit codes: 0 it does, 1 it does not, 2 it cannot be read."""
-    if show_schema:
-        typer.echo(json.dumps(schema(), indent=2))
-        return
+def print_schema() -> None:
+    """Prints the JSON schema of the configuration file."""
+    typer.echo(json.dumps(schema(), indent=2))
+
+
+def check(config: Path | None, role: Role | None) -> None:
+    """Prints what is wrong with the configuration, or that nothing is."""
     try:
         load_for(role, config) if role else load(config)
     except ConfigurationError as error:

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Annotated
 
 import typer
 from grpc import aio
@@ -15,7 +14,7 @@ from pydantic import SecretStr
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration, Settings
 from interlock.cli.data_folder import DataFolder
-from interlock.cli.roles import Role
+from interlock.cli.role import Role
 from interlock.governance.errors import UnauthenticatedError
 from interlock.governance.local import LocalServer
 from interlock.governance.status import error_of
@@ -38,18 +37,8 @@ Interlock is ready.
 Ctrl-C lets running calls finish and ends it."""
 
 
-def command(
-    port: Annotated[int | None, typer.Option(help="Where agents call.", show_default="8400")] = None,
-    admin_port: Annotated[int | None, typer.Option(help="Metrics and health.", show_default="8401")] = None,
-    data_dir: Annotated[Path, typer.Option(help="What is kept between starts: Redis's data, keys.")] = (
-        Path(".interlock")
-    ),
-    config: Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")] = None,
-) -> None:
-    """Run everything in one go: an own Redis (unless INTERLOCK_REDIS_URL names one), an engine and a sidecar.
-
-    INTERLOCK_BOOTSTRAP_KEY sets the admin key that is printed; without it, one is made and kept in the data folder.
-    """
+def run(port: int | None, admin_port: int | None, data_dir: Path, config: Path | None) -> None:
+    """Runs it until it is told to stop; see `serving.run` for the exit codes."""
     ports = {"port": port, "admin_port": admin_port}
     flags = {"sidecar": {name: given for name, given in ports.items() if given is not None}}
     serving.run(Role.DEV, partial(_serve, data_dir), config, defaults=_defaults(data_dir), flags=flags)

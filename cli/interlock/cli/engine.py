@@ -6,11 +6,9 @@ import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
-from typing import Annotated
 
 import grpc
 import structlog
-import typer
 from aiohttp import web
 from grpc import aio
 from grpc_health.v1 import health
@@ -18,7 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem
-from interlock.cli.roles import Role
+from interlock.cli.role import Role
 from interlock.governance.errors import UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.policy.engine import SERVICES, Engine
@@ -40,10 +38,8 @@ BOOTSTRAP_PAUSE_S = 0.5
 log = structlog.get_logger(__name__)
 
 
-def command(
-    config: Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")] = None,
-) -> None:
-    """Run a governance engine: it judges for any number of sidecars, and any number of it may share a Redis."""
+def run(config: Path | None) -> None:
+    """Runs it until it is told to stop; see `serving.run` for the exit codes."""
     serving.run(Role.ENGINE, _serve, config)
 
 

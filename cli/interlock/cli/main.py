@@ -1,11 +1,17 @@
-"""The `interlock` command."""
+"""The `interlock` command.
+
+The roles are imported when they are run: an operator's command should not wait for all they need.
+"""
+# ruff: noqa: PLC0415 - see above
 
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from interlock.cli import agents, audit, calls, check_config, dev, engine, keys, policies, sidecar, switch, tools
+from interlock.cli import agents, audit, calls, keys, policies, switch, tools
+from interlock.cli.role import Role
 
 app = typer.Typer(
     help="A safety interlock for AI agents: the sidecar that stands between an agent and its tools.",
@@ -13,10 +19,65 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-for name, role in (("dev", dev), ("sidecar", sidecar), ("engine", engine), ("check-config", check_config)):
-    app.command(name, rich_help_panel="Run it")(role.command)
+RUN = "Run it"
+OPERATE = "Operate it, over its API"
+
+Config = Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")]
+
+
+@app.command(rich_help_panel=RUN)
+def dev(
+    port: Annotated[int | None, typer.Option(help="Where agents call.", show_default="8400")] = None,
+    admin_port: Annotated[int | None, typer.Option(help="Metrics and health.", show_default="8401")] = None,
+    data_dir: Annotated[Path, typer.Option(help="What is kept between starts: Redis's data, keys.")] = (
+        Path(".interlock")
+    ),
+    config: Config = None,
+) -> None:
+    """Run everything in one go: an own Redis (unless INTERLOCK_REDIS_URL names one), an engine and a sidecar.
+
+    INTERLOCK_BOOTSTRAP_KEY sets the admin key that is printed; without it, one is made and kept in the data folder.
+    """
+    from interlock.cli.dev import run
+
+    run(port, admin_port, data_dir, config)
+
+
+@app.command(rich_help_panel=RUN)
+def sidecar(config: Config = None) -> None:
+    """Run a sidecar: it asks the engine at sidecar.engine.target."""
+    from interlock.cli.sidecar import run
+
+    run(config)
+
+
+@app.command(rich_help_panel=RUN)
+def engine(config: Config = None) -> None:
+    """Run a governance engine: it judges for any number of sidecars, and any number of it may share a Redis."""
+    from interlock.cli.engine import run
+
+    run(config)
+
+
+@app.command(rich_help_panel=RUN)
+def check_config(
+    config: Config = None,
+    role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,
+    show_schema: Annotated[
+        bool, typer.Option("--schema", help="Print the JSON schema of the file, and leave.")
+    ] = False,
+) -> None:
+    """Say whether the configuration holds. Exit codes: 0 it does, 1 it does not, 2 it cannot be read."""
+    from interlock.cli.check_config import check, print_schema
+
+    if show_schema:
+        print_schema()
+    else:
+        check(config, role)
+
+
 for group in (agents, tools, policies, keys, switch, calls, audit):
-    app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel="Operate it, over its API")
+    app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel=OPERATE)
 
 
 def _show_version(asked: bool) -> None:

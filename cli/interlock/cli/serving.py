@@ -8,7 +8,8 @@ from pathlib import Path
 import typer
 
 from interlock.cli.configuration import Configuration, ConfigurationError, Settings, UnreadableFileError
-from interlock.cli.roles import Role, load_for
+from interlock.cli.needs import load_for
+from interlock.cli.role import Role
 from interlock.governance.errors import InterlockError
 from interlock.policy.secrets import MasterKeyError
 from interlock.proxy import logs

@@ -3,22 +3,17 @@
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration
-from interlock.cli.roles import Role
+from interlock.cli.role import Role
 from interlock.proxy.app import Sidecar
 from interlock.proxy.engine import dial
 from interlock.proxy.metrics import Metrics
 
 
-def command(
-    config: Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… variables win over it.")] = None,
-) -> None:
-    """Run a sidecar: it asks the engine at sidecar.engine.target."""
+def run(config: Path | None) -> None:
+    """Runs it until it is told to stop; see `serving.run` for the exit codes."""
     serving.run(Role.SIDECAR, _serve, config)
 
 

@@ -9,7 +9,8 @@ from typer.testing import CliRunner, Result
 
 from interlock.cli.configuration import ConfigurationError, load
 from interlock.cli.main import app
-from interlock.cli.roles import Role, is_loopback, load_for
+from interlock.cli.needs import is_loopback, load_for
+from interlock.cli.role import Role
 from interlock.policy.credentials import new_key
 
 EXAMPLE = Path(__file__).parents[3] / "deploy" / "examples" / "interlock.yaml"

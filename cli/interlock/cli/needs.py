@@ -2,10 +2,10 @@
 
 import ipaddress
 from collections.abc import Iterator, Mapping
-from enum import StrEnum
 from pathlib import Path
 
 from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem, Settings, load
+from interlock.cli.role import Role
 from interlock.policy.credentials import looks_like_key
 from interlock.policy.settings import EngineSettings
 from interlock.proxy.settings import EngineLink
@@ -15,14 +15,6 @@ Need = tuple[str, str]
 """A key, and what is the matter with it."""
 Files = Mapping[str, Path | str | None]
 """Files that must be readable, by the keys that name them."""
-
-
-class Role(StrEnum):
-    """The ways to run Interlock."""
-
-    DEV = "dev"
-    SIDECAR = "sidecar"
-    ENGINE = "engine"
 
 
 def load_for(
