@@ -36,7 +36,7 @@ proto: $(DEV) ## writes the code that is generated from proto/**/*.proto
 	scripts/proto.sh
 
 soak: $(DEV) ## runs the tests that take long
-	$(BIN)/pytest -m soak
+	$(BIN)/pytest -m soak -s tests/soak
 
 lock: $(DEV) ## pins the newest versions that pyproject.toml allows
 	CUSTOM_COMPILE_COMMAND="make lock" $(BIN)/pip-compile $(LOCK) --upgrade \

@@ -1,11 +1,13 @@
 """Real Redis servers for tests: the carried 6.2, which is the floor, and whatever newer one is on PATH."""
 
 import importlib.util
+import os
 import shutil
 import subprocess
 import time
 from pathlib import Path
 
+import libfaketime
 import redis
 from redis.exceptions import ConnectionError as RedisConnectionError
 
@@ -38,9 +40,16 @@ class RedisServer:
     def url(self) -> str:
         return f"unix://{self._folder}/redis.sock"
 
-    def start(self) -> None:
+    @property
+    def runs(self) -> bool:
+        return self._process is not None
+
+    def start(self, *, days_later: int = 0) -> None:
+        """Returns when it answers. Its clock may be ahead: so much time has passed for what it kept."""
+        environment = {**os.environ, **(_clock_ahead(days_later) if days_later else {})}
         with (self._folder / "redis.log").open("ab") as log:
-            self._process = subprocess.Popen([self._server.program, *self._options()], stdout=log, stderr=log)
+            command = [self._server.program, *self._options()]
+            self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         with redis.Redis.from_url(self.url) as client:
             deadline = time.monotonic() + 20
             while time.monotonic() < deadline and self._process.poll() is None:
@@ -58,6 +67,13 @@ class RedisServer:
             self._process.wait(20)
             self._process = None
 
+    def kill(self) -> None:
+        """SIGKILL: what it acknowledged is on the disk all the same."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait(20)
+            self._process = None
+
     def flush(self) -> None:
         """Forgets all: data, loaded scripts and changed configuration of one test are not the next one's."""
         with redis.Redis.from_url(self.url) as client:
@@ -69,3 +85,9 @@ class RedisServer:
         durable = ["--appendonly", "yes", "--appendfsync", "always"] if self._durable else []
         place = ["--dir", str(self._folder), "--unixsocket", str(self._folder / "redis.sock"), "--port", "0"]
         return [*place, "--save", "", "--maxmemory-policy", "noeviction", *durable]
+
+
+def _clock_ahead(days: int) -> dict[str, str]:
+    """The environment in which a process takes the date to be later; how fast time passes stays as it is."""
+    _, preloading = libfaketime.get_reload_information()
+    return {**preloading, "FAKETIME": f"+{days}d"}
