@@ -8,10 +8,13 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from types import SimpleNamespace
+from typing import cast
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from aiohttp.http import HttpProcessingError
 from yarl import URL
 
@@ -83,10 +86,13 @@ class Upstream:
     async def start(self) -> None:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_before_first_byte)
+        connector = aiohttp.TCPConnector(
+            resolver=self._destinations.resolver(), limit=0, keepalive_timeout=_KEEP_ALIVE_S
+        )
+        ours = partial(_Connection, loop=asyncio.get_running_loop())
+        connector._factory = cast("partial[ResponseHandler]", ours)  # noqa: SLF001 - as below
         self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(
-                resolver=self._destinations.resolver(), limit=0, keepalive_timeout=_KEEP_ALIVE_S
-            ),
+            connector=connector,
             cookie_jar=aiohttp.DummyCookieJar(),
             skip_auto_headers=_NOT_ADDED,
             auto_decompress=False,
@@ -136,6 +142,18 @@ class Upstream:
                 timeout=aiohttp.ClientTimeout(total=None, sock_read=request.timeout_s),
                 trace_request_ctx=progress,
             )
+
+
+class _Connection(ResponseHandler):
+    """An answer without a length ends with its connection (RFC 9112 6.3), unless that was reset: then it broke off.
+    aiohttp takes the one for the other.
+    """
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        body = self._payload
+        if exc is not None and body is not None and not body.is_eof():
+            body.set_exception(aiohttp.ClientConnectionResetError(str(exc)))
+        super().connection_lost(exc)
 
 
 class _HeldBackError(Exception):

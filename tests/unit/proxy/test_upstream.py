@@ -360,7 +360,14 @@ async def test_an_answer_that_breaks_off_is_a_reset(upstream: Upstream, tools: A
     assert await failure(upstream, request_to(tool.url(), body=b"x")) == ("upstream_reset", True)
 
 
-@pytest.mark.parametrize("answer", [b"", b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf"])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 10\r\n\r\nhalf",
+        b"HTTP/1.1 200 OK\r\n\r\nends with its connection, but not so",
+    ],
+)
 async def test_a_connection_that_is_reset_is_a_reset(upstream: Upstream, tools: Any, answer: bytes) -> None:
     async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await read_request(reader)
