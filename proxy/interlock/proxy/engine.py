@@ -3,6 +3,7 @@
 Every question may be repeated unchanged: an Authorize by its `attempt_id`, a Settle by its permit.
 """
 
+import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -22,6 +23,9 @@ from interlock.proxy.settings import EngineLink, TlsFiles
 Metadata = tuple[tuple[str, str], ...]
 Request = TypeVar("Request")
 Response = TypeVar("Response")
+
+REDIAL_S = 0.02
+"""A pause after a connection broke: gRPC may still take it for whole, and would lose the repetition on it, too."""
 
 CHANNEL_OPTIONS = (
     # gRPC waits up to two minutes before it dials a dead engine again; calls are refused that long.
@@ -91,7 +95,8 @@ class Unary:
         except aio.AioRpcError as failed:
             if is_engines_word(failed):
                 raise error_of(failed) from failed
-            raise LostAnswerError from failed
+            waited_out = failed.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+            raise LostAnswerError(waited_out=waited_out) from failed
 
 
 class Engine:
@@ -105,6 +110,7 @@ class Engine:
         self._within_s = link.timeout_ms / 1000
         self._repeats = link.repeats
         self._breaker = Breaker(threshold=link.breaker_failures, cooldown_s=link.breaker_open_ms / 1000)
+        self._broke_at = 0.0
         self._metrics = metrics
 
     async def close(self) -> None:
@@ -135,9 +141,11 @@ class Engine:
                 break
             try:
                 return await self._ask_once(method, ask, request)
-            except UnavailableError:
+            except UnavailableError as unavailable:
                 if repeats_left == 0:
                     raise
+                if isinstance(unavailable, LostAnswerError) and not unavailable.waited_out:
+                    await asyncio.sleep(REDIAL_S)
         raise LostAnswerError
 
     async def _ask_once(
@@ -146,8 +154,11 @@ class Engine:
         began = time.monotonic()
         try:
             response = await ask(request, self._within_s)
-        except LostAnswerError:
-            self._breaker.failed(time.monotonic())
+        except LostAnswerError as lost:
+            # A connection that breaks takes the answers of many calls along: that is one failure, not many.
+            if lost.waited_out or began >= self._broke_at:
+                self._broke_at = time.monotonic()
+                self._breaker.failed(self._broke_at)
             raise
         except InterlockError:
             # The engine itself spoke, if only to say that Redis is down: then it is Redis that is slow to come back.
