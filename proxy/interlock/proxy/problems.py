@@ -72,7 +72,7 @@ MESSAGES = {
     "in_flight": "the same call is running now",
     "outcome_unknown": "an earlier try of this call may have happened, and this tool must not be repeated",
     "idempotency_key_reused": "this Idempotency-Key was used for another call",
-    "answer_not_kept": "this call succeeded before, but its answer was too large to keep",
+    "answer_not_kept": "this call succeeded before, but its answer was not kept",
     "tool_not_in_allowed_list": "this agent's allowlist does not hold this tool",
     "tool_explicitly_blocked": "this agent's blocklist holds this tool",
     "agent_disabled": "this agent is disabled",
@@ -83,6 +83,8 @@ MESSAGES = {
     "max_calls_per_tool_exceeded": "this agent has used up its calls of this tool for this day",
     "max_spend_usd_per_day_exceeded": "this agent has used up its spend of this day",
 }
+RESOLVED = "resolved"
+"""What the engine says of a success that nobody saw: an operator resolved the call."""
 MAX_SF_INTEGER = 999_999_999_999_999
 """RFC 8941: an integer has at most 15 digits."""
 
@@ -175,10 +177,15 @@ def problem_of_failure(failure: str, retry_after_s: float | None = None) -> Prob
     return Problem(status, failure, MESSAGES.get(failure, f"the call could not go on: {failure}"), retry_after_s=wait)
 
 
-def problem_of_lost_answer(answer: pb.Answer) -> Problem:
-    """A replay whose answer was not kept: never a reason to execute again."""
-    facts = {"original": {"status": answer.status, "size": answer.size, "sha256": answer.digest.hex()}}
-    return Problem(409, "answer_not_kept", MESSAGES["answer_not_kept"], facts=dict(facts))
+def problem_of_lost_answer(verdict: pb.AuthorizeResponse) -> Problem | None:
+    """A replay of a success whose answer was too large to keep, or never seen: never a reason to execute again."""
+    answer = verdict.answer
+    told_by_operator = verdict.failure == RESOLVED
+    if verdict.verdict != pb.VERDICT_REPLAY or answer.kept or not (answer.status or told_by_operator):
+        return None
+    original = {"status": answer.status, "size": answer.size, "sha256": answer.digest.hex()}
+    facts: dict[str, object] = {} if told_by_operator else {"original": original}
+    return Problem(409, "answer_not_kept", MESSAGES["answer_not_kept"], facts=facts)
 
 
 def budget_left(budget: pb.Budget) -> dict[str, object] | None:

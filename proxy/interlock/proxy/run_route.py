@@ -184,8 +184,8 @@ def _response_to(call: Call) -> web.Response:
     if verdict.verdict == pb.VERDICT_MISMATCH:
         reason = verdict.reason
         return answer_of(InvalidRequestError(reason, MESSAGES.get(reason, reason), field="header.Idempotency-Key"))
-    if verdict.verdict == pb.VERDICT_REPLAY and verdict.answer.status and not verdict.answer.kept:
-        return _conflict("answer_not_kept", problem_of_lost_answer(verdict.answer).facts, None)
+    if lost := problem_of_lost_answer(verdict):
+        return _conflict(lost.reason, lost.facts, None)
     return web.Response(body=_told(call), content_type=JSON_CONTENT_TYPE)
 
 

@@ -151,7 +151,7 @@ def _problem_of(call: Call) -> Problem:
         return problem_of_failure(call.forwarded.failure, call.forwarded.retry_after_s)
     if verdict.verdict != pb.VERDICT_REPLAY:
         return problem_of_verdict(verdict)
-    return problem_of_lost_answer(verdict.answer) if verdict.answer.status else problem_of_failure(verdict.failure)
+    return problem_of_lost_answer(verdict) or problem_of_failure(verdict.failure)
 
 
 class ToolsRoute:

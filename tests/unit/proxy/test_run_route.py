@@ -157,3 +157,14 @@ async def test_a_run_that_is_no_run_is_refused_in_pydantics_shape(
 async def test_a_run_of_an_unknown_tool_is_not_found(agent: httpx.AsyncClient) -> None:
     answer = await agent.post("/v1/ai/run", json=ran(tool="unknown"))
     assert (answer.status_code, answer.json()["detail"]["error"]) == (404, "tool_not_found")
+
+
+async def test_a_success_that_only_an_operator_knows_of_is_no_failure_of_the_tool(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.verdicts.append(
+        pb.AuthorizeResponse(verdict=pb.VERDICT_REPLAY, reason="tool_idempotency", failure="resolved")
+    )
+    answer = await agent.post("/v1/ai/run", json=ran())
+    assert (answer.status_code, answer.json()["detail"]["error"]) == (409, "answer_not_kept")
+    assert tool.received == []
