@@ -29,10 +29,6 @@ class DataFolder:
         return self._path / "redis"
 
     @property
-    def spool(self) -> Path:
-        return self._path / "spool"
-
-    @property
     def admin_key_file(self) -> Path:
         return self._path / "admin.key"
 
