@@ -9,7 +9,7 @@ LOCK := --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-
 	--no-emit-find-links --no-emit-options --extra embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test check format proto soak lock
+.PHONY: help setup demo bench test check format proto soak lock
 
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -19,6 +19,9 @@ setup: $(DEV) ## makes the virtual environment .venv with everything to run, tes
 demo: $(RUN) ## plays the main job: a real agent, a real signed tool, a real Redis (under two minutes, set-up included)
 	@$(BIN)/python demo/play.py
 
+bench: $(RUN) ## measures Interlock beside nginx and beside no proxy at all (needs wrk; under three minutes)
+	@$(BIN)/python -m bench $(BENCH)
+
 test: $(DEV) ## runs all tests
 	$(BIN)/pytest $(PYTEST)
 
@@ -26,6 +29,7 @@ check: $(DEV) ## linters, formatting, types, and whether the generated code is f
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/mypy bench
 	scripts/proto.sh --check
 
 format: $(DEV) ## puts the code into the shape that `make check` asks for
