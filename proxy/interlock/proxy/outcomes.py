@@ -12,6 +12,8 @@ FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 5.0
 NEVER_RETRIED = frozenset({"destination_refused", "upstream_invalid"})
 """Failures that the next try would meet again."""
+SAY_NOTHING_WAS_SENT = frozenset({"upstream_unreachable", "upstream_circuit_open", "destination_refused"})
+"""Failures that are true of a try, and not of a call of which an earlier try was sent."""
 
 
 def outcome_of(status: int, *, sent: bool, whole: bool) -> Outcome:

@@ -17,7 +17,15 @@ from interlock.proxy.engine import Engine
 from interlock.proxy.headers import returnable
 from interlock.proxy.lease import HeldLease
 from interlock.proxy.metrics import Metrics
-from interlock.proxy.outcomes import NEVER_RETRIED, backoff_s, has_no_body, outcome_of, retry_after_s, settled_outcome
+from interlock.proxy.outcomes import (
+    NEVER_RETRIED,
+    SAY_NOTHING_WAS_SENT,
+    backoff_s,
+    has_no_body,
+    outcome_of,
+    retry_after_s,
+    settled_outcome,
+)
 from interlock.proxy.settings import MiB
 from interlock.proxy.stages.sign import signed
 from interlock.proxy.upstream import Upstream, UpstreamAnswer, UpstreamError
@@ -67,16 +75,19 @@ class Forward:
 
     async def _until_done(self, call: Call, lease: HeldLease) -> Forwarded:
         breaker = self._breakers.of(call.tool)
-        ambiguous, upstream_s = False, 0.0
+        earlier, upstream_s = "", 0.0
         for tries in count(1):
             tried = await self._try(call, lease, breaker, tries)
             upstream_s += tried.upstream_s
             wait_s = None if tried.final else backoff_s(tried, call.tool, tries)
             if wait_s is None:
                 break
-            ambiguous |= tried.outcome == pb.OUTCOME_AMBIGUOUS
+            if tried.outcome == pb.OUTCOME_AMBIGUOUS:
+                earlier = tried.failure or "upstream_error"
             await asyncio.sleep(wait_s)
-        outcome = settled_outcome(tried.outcome, earlier_ambiguous=ambiguous)
+        if earlier and tried.failure in SAY_NOTHING_WAS_SENT:
+            tried = replace(tried, failure=earlier)
+        outcome = settled_outcome(tried.outcome, earlier_ambiguous=bool(earlier))
         return replace(tried, outcome=outcome, upstream_s=upstream_s)
 
     async def _try(self, call: Call, lease: HeldLease, breaker: Breaker, tries: int) -> Forwarded:
