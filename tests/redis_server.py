@@ -3,6 +3,7 @@
 import importlib.util
 import os
 import shutil
+import signal
 import subprocess
 import time
 from pathlib import Path
@@ -64,6 +65,7 @@ class RedisServer:
     def stop(self) -> None:
         if self._process is not None:
             self._process.terminate()
+            self.thaw()
             self._process.wait(20)
             self._process = None
 
@@ -73,6 +75,15 @@ class RedisServer:
             self._process.kill()
             self._process.wait(20)
             self._process = None
+
+    def freeze(self) -> None:
+        """It goes on taking connections and answers nobody."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        assert self._process is not None
+        self._process.send_signal(signal.SIGCONT)
 
     def flush(self) -> None:
         """Forgets all: data, loaded scripts and changed configuration of one test are not the next one's."""
