@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
+from interlock.store.connection import HANG_BREAK_S
 from tests.acceptance.outage import PRICE_USD, scene_at, timed
 from tests.acceptance.scene import Scene
 from tests.conftest import StartDev
@@ -69,8 +70,10 @@ async def test_a_redis_that_hangs_delays_few_calls_and_lets_none_through(
     await scene.call(name, CHARGE)
     own_redis.freeze()
     times = await refusals(scene, name)
+    quick = [took for took, _ in times if took < 0.1]
     assert statistics.median(took for took, _ in times) < 0.1
-    assert sum(less_noise >= 0.1 for _, less_noise in times) <= 3
+    # Who waits in vain buys the others so long a time without waiting.
+    assert len(times) - len(quick) <= 2 + sum(quick) / HANG_BREAK_S
     assert len(tool.received) == 1
     own_redis.thaw()
     await until(lambda: is_back(scene), within_s=5)
