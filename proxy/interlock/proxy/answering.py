@@ -95,7 +95,7 @@ class ExactAnswer(web.StreamResponse):
         self.headers.setdefault(hdrs.DATE, formatdate(usegmt=True))
         lines = [f"HTTP/1.{request.version.minor} {self.status} {self.reason}"]
         lines += [f"{name}: {value}" for name, value in self.headers.items()]
-        return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")
+        return ("\r\n".join(lines) + "\r\n\r\n").encode("iso-8859-1")
 
     def break_off(self) -> None:
         """Ends the answer short of its end, so that the agent can tell: the connection closes without a last byte."""

@@ -183,8 +183,5 @@ def _failure(error: Exception, *, sent: bool) -> UpstreamError:
 
 
 def _text(raw: bytes) -> str:
-    """A header field's text: UTF-8 as most write it, else ISO-8859-1 as it was once defined (RFC 9110 5.5)."""
-    try:
-        return raw.decode()
-    except UnicodeDecodeError:
-        return raw.decode("iso-8859-1")
+    """A header field's bytes, each as the character of its number: so they come out again as they came in."""
+    return raw.decode("iso-8859-1")
