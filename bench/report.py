@@ -101,7 +101,7 @@ def account_told(account: Mapping[str, Any]) -> Iterator[str]:
     for way, own in account.items():
         executed, label = own["executed"], LABELS[way]
         trips, asked = executed["scripts_per_settled_call"], executed["asked_of_redis_per_settled_call"]
-        yield f"{label}: {executed['calls']:,} calls executed; for each {trips:g} Redis scripts, {asked:g} round trips in all"
+        yield f"{label}: {executed['calls']:,} calls executed; each took {trips:g} scripts, {asked:g} round trips"
         yield f"{label}: mean time of a step at the fewest connections: {_list(own['steps_us'], 'µs')}"
         yield f"{label}: processor time of a call at the most connections: {_list(own['cpu_us_per_call'], 'µs')}"
         resident = {role: f"{weights[0]} … {weights[-1]}" for role, weights in own["resident_mib"].items()}
