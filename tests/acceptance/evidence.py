@@ -1,8 +1,13 @@
 """What is in Redis, byte for byte: to see that something left no trace there."""
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from redis.asyncio import Redis
+
+from tests.acceptance.scene import Scene
+from tests.tool import Tool
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,3 +30,12 @@ async def everything_in(redis_url: str | None) -> Evidence:
         values = {key: await redis.dump(key) for key in await redis.keys("*")}
         lasting = [key for key in values if await redis.pttl(key) == -1]
         return Evidence({key: value for key, value in values.items() if value is not None}, frozenset(lasting))
+
+
+@asynccontextmanager
+async def no_trace(scene: Scene, tool: Tool) -> AsyncIterator[None]:
+    """Inside, nothing is to be stored, charged or sent to the tool."""
+    before, calls = await everything_in(scene.first.redis_url), len(tool.received)
+    yield
+    assert before.changes_to(await everything_in(scene.first.redis_url)) == []
+    assert len(tool.received) == calls
