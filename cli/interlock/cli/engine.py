@@ -100,7 +100,7 @@ def _unusable(tls: TlsFiles) -> Iterator[Problem]:
 @asynccontextmanager
 async def _admin(engine: Engine, settings: EngineSettings, metrics: Metrics) -> AsyncIterator[None]:
     local = LocalServer()
-    engine.register(local)
+    engine.register_health(local)
     runner = web.AppRunner(admin_app(metrics, Readiness(local.channel())), access_log=None)
     await runner.setup()
     try:

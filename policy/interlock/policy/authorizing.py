@@ -51,7 +51,7 @@ class Question:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdicted:
+class Judged:
     """A decision with what the sidecar is told beside it."""
 
     scope: Scope
@@ -86,9 +86,9 @@ class Authorizer:
                 return scope, found
             if not await self._outdated(standing):
                 raise _unknown_tool()
-        raise _restless()
+        raise _unsettled_policy()
 
-    async def authorize(self, question: Question) -> Verdicted | ToolChanged:
+    async def authorize(self, question: Question) -> Judged | ToolChanged:
         check(question)
         for _ in range(ROUNDS):
             standing = await self._knowledge.identify(question.credential)
@@ -96,9 +96,9 @@ class Authorizer:
             verdict = await self._judge(question, standing, scope)
             if verdict is not None:
                 return verdict
-        raise _restless()
+        raise _unsettled_policy()
 
-    async def _judge(self, question: Question, standing: Standing, scope: Scope) -> Verdicted | ToolChanged | None:
+    async def _judge(self, question: Question, standing: Standing, scope: Scope) -> Judged | ToolChanged | None:
         """One round; None if what it rests on has moved."""
         tool = standing.snapshot.tool_for(scope.agent_id, question.tool)
         switch = rules.switches(standing.snapshot)
@@ -126,7 +126,7 @@ class Authorizer:
             await self._knowledge.refresh(scope.namespace)
             return None
         rule = matched_rule(decision.reason, switch, ruling, limits)
-        return Verdicted(scope, decision, limits, rule, tool.risk)
+        return Judged(scope, decision, limits, rule, tool.risk)
 
     async def _outdated(self, standing: Standing) -> bool:
         """Whether a namespace has changed since; what is remembered of it is then renewed."""
@@ -137,7 +137,7 @@ def _unknown_tool() -> NotFoundError:
     return NotFoundError("tool_not_found", "no tool of that name is registered")
 
 
-def _restless() -> UnavailableError:
+def _unsettled_policy() -> UnavailableError:
     return UnavailableError("governance_unavailable", "the policy changed faster than the call could be judged")
 
 

@@ -54,22 +54,22 @@ class Engine:
         self._knowledge = Knowledge(store.directory)
         self._waits = Waits(store.ledger)
         self._health = health.HealthServicer()
-        self._healthy: str | None = None
+        self._problem: str | None = None
         self._watch: asyncio.Task[None] | None = None
         inline = settings.master_key.get_secret_value() if settings.master_key else None
         self._keyring = load_keyring(inline, settings.master_key_file)
         self._settings = settings
         self._ledger = store.ledger
-        self._governance: list[GovernanceService] = []
+        token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
+        authorizer = Authorizer(self._ledger, self._knowledge, allow_without_policy=settings.default_policy == "allow")
+        self._governance = GovernanceService(
+            authorizer, self._ledger, self._knowledge, self._waits, self._keyring, token
+        )
 
     def register(self, server: Any) -> None:
         """Adds every service, and gRPC health, to a grpc.aio server or a LocalServer."""
         directory, ledger, knowledge = self._directory, self._ledger, self._knowledge
-        token = self._settings.sidecar_token.get_secret_value() if self._settings.sidecar_token else ""
-        authorizer = Authorizer(ledger, knowledge, allow_without_policy=self._settings.default_policy == "allow")
-        governance = GovernanceService(authorizer, ledger, knowledge, self._waits, self._keyring, token)
-        self._governance.append(governance)
-        governance_pb2_grpc.add_GovernanceServicer_to_server(governance, server)
+        governance_pb2_grpc.add_GovernanceServicer_to_server(self._governance, server)
         tools = ToolsService(directory, knowledge, self._keyring, allow_loopback=self._settings.allow_loopback_tools)
         admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
         admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge), server)
@@ -78,6 +78,10 @@ class Engine:
         admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
         admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
         admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge), server)
+        self.register_health(server)
+
+    def register_health(self, server: Any) -> None:
+        """Adds gRPC health alone: what a listener for operators needs."""
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
 
     async def start(self) -> None:
@@ -89,8 +93,7 @@ class Engine:
         """Health says NOT_SERVING from now on; streams end when what was asked on them is answered."""
         await self._stop_watching()
         await self._health.enter_graceful_shutdown()
-        for governance in self._governance:
-            governance.drain()
+        self._governance.drain()
 
     async def close(self) -> None:
         await self._stop_watching()
@@ -118,10 +121,13 @@ class Engine:
             problem = await self._directory.check()
         except InterlockError as error:
             problem = error.message
-        if problem == self._healthy:
+        if problem == self._problem:
             return
-        self._healthy = problem
-        log.info("engine.health", serving=not problem, problem=problem)
+        self._problem = problem
+        if problem:
+            log.warning("engine.not_serving", problem=problem)
+        else:
+            log.info("engine.serving")
         status = health_pb2.HealthCheckResponse.NOT_SERVING if problem else health_pb2.HealthCheckResponse.SERVING
         for service in ("", *(service.full_name for service in SERVICES)):
             await self._health.set(service, status)

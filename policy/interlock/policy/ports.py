@@ -1,4 +1,4 @@
-"""What the engine needs of its surroundings, as small protocols. `interlock.store` implements the first two.
+"""What the engine needs of its surroundings, as small protocols, which `interlock.store` implements.
 
 Every method raises UnavailableError if Redis cannot be reached; what it asked for may or may not have happened
 then, and may be asked again: each of them is idempotent.
@@ -148,9 +148,3 @@ class Directory(Protocol):
 
     async def check(self) -> str:
         """Why the store must not be used (its `maxmemory-policy`, its version); empty if it may."""
-
-
-class Recorder(Protocol):
-    """Where the engine's figures go."""
-
-    def redis_call(self, operation: str, seconds: float) -> None: ...

@@ -1,13 +1,12 @@
 """Tools as they are registered: what is refused, what a replacement keeps, and their secrets."""
 
-import hashlib
 import ipaddress
 import re
-import time
 from dataclasses import dataclass, replace
 from urllib.parse import urlsplit
 
 from interlock.governance.errors import InternalError, InvalidRequestError
+from interlock.policy import credentials
 from interlock.policy.model import AGENT_ID, TOOL_NAME, Tool, ToolSecret
 from interlock.policy.secrets import Keyring
 
@@ -15,6 +14,7 @@ RISKS = ("low", "medium", "high")
 GLOBAL_SCOPE = "global"
 MIN_SECRET = 8
 MAX_SECRET = 1024
+LONG_SECRET = 24
 MAX_TEXT = 512
 MAX_URL = 2048
 MAX_FIELDS = 64
@@ -32,6 +32,10 @@ RANGES = {
     "dedup_ttl_s": (1, 30 * DAY_S),
     "replay_max_bytes": (0, 1_048_576),
 }
+# Header fields that say where a message goes and where it ends (RFC 9110 7, RFC 9112 6).
+FRAMING = frozenset(
+    ("host", "content-length", "transfer-encoding", "te", "trailer", "connection", "upgrade", "expect", "keep-alive")
+)
 # Addresses of cloud metadata services that are not link-local.
 METADATA = frozenset({ipaddress.ip_address("100.100.100.200"), ipaddress.ip_address("fd00:ec2::254")})
 
@@ -115,14 +119,17 @@ def _check_secrets(secrets: Secrets) -> None:
     if secrets.upstream_header:
         if not _HEADER.fullmatch(secrets.upstream_header):
             raise _invalid("upstream_credential.header", "this is no header name")
+        if secrets.upstream_header.lower() in FRAMING:
+            raise _invalid("upstream_credential.header", "this header frames the message, it is no credential")
         if not _HEADER_VALUE.fullmatch(secrets.upstream_value):
             raise _invalid("upstream_credential.value", "a header's value is one line")
 
 
-def with_secrets(tool: Tool, secrets: Secrets, stored: Tool | None, namespace: str, keyring: Keyring) -> Tool:
+def with_secrets(
+    tool: Tool, secrets: Secrets, stored: Tool | None, *, namespace: str, keyring: Keyring, now_ms: int
+) -> Tool:
     """The tool with its secrets sealed: new ones, those it keeps from `stored`, and a replaced one for its grace."""
     owner = owner_of(namespace, tool)
-    now_ms = int(time.time() * 1000)
     kept = stored.secrets if stored else ()
     if secrets.signing is not None:
         current = _readable(kept[0], owner, keyring) if kept else None
@@ -137,13 +144,12 @@ def with_secrets(tool: Tool, secrets: Secrets, stored: Tool | None, namespace: s
     return replace(tool, secrets=kept, upstream_header=header, upstream_value=value, updated_at_ms=now_ms)
 
 
-def toggled(tool: Tool, *, enabled: bool) -> Tool:
-    return replace(tool, enabled=enabled, updated_at_ms=int(time.time() * 1000))
+def toggled(tool: Tool, *, enabled: bool, now_ms: int) -> Tool:
+    return replace(tool, enabled=enabled, updated_at_ms=now_ms)
 
 
-def signing_secrets(tool: Tool, owner: str, keyring: Keyring) -> list[str]:
+def signing_secrets(tool: Tool, owner: str, keyring: Keyring, now_ms: int) -> list[str]:
     """The secrets that sign now: the current one first, then one in its grace."""
-    now_ms = int(time.time() * 1000)
     return [
         keyring.open(secret.sealed, owner) for secret in tool.secrets if not secret.until_ms or secret.until_ms > now_ms
     ]
@@ -155,8 +161,13 @@ def owner_of(namespace: str, tool: Tool) -> str:
 
 
 def _secret(value: str, owner: str, keyring: Keyring) -> ToolSecret:
-    secret_id = "sec_" + hashlib.sha256(f"{owner}\0{value}".encode()).hexdigest()[:12]
-    return ToolSecret(secret_id, "•••• " + value[-4:], keyring.seal(value, owner))
+    # Random: an id computed from the secret would let whoever sees it try guesses without us.
+    return ToolSecret(credentials.new_id("sec"), _mask(value), keyring.seal(value, owner))
+
+
+def _mask(value: str) -> str:
+    """The last four characters, of secrets so long that these tell nothing."""
+    return "•••• " + value[-4:] if len(value) >= LONG_SECRET else "••••"
 
 
 def _readable(secret: ToolSecret, owner: str, keyring: Keyring) -> str | None:

@@ -2,7 +2,6 @@
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
 
 import structlog
 
@@ -37,20 +36,15 @@ class Waits:
         """True once the call no longer runs, False when `wait_ms` (at most two minutes) passed before."""
         if self._listener is None:
             self._listener = asyncio.create_task(self._listen())
-        async with self._watched(scope, call_id) as over:
-            try:
-                async with asyncio.timeout(min(wait_ms, MAX_WAIT_MS) / 1000):
-                    await over.wait()
-            except TimeoutError:
-                return False
-            return True
-
-    @contextlib.asynccontextmanager
-    async def _watched(self, scope: Scope, call_id: str) -> AsyncIterator[asyncio.Event]:
         over = self._over.setdefault(call_id, asyncio.Event())
         if call_id not in self._watchers:
             self._watchers[call_id] = asyncio.create_task(self._watch(scope, call_id, over))
-        yield over
+        try:
+            async with asyncio.timeout(min(wait_ms, MAX_WAIT_MS) / 1000):
+                await over.wait()
+        except TimeoutError:
+            return False
+        return True
 
     async def _watch(self, scope: Scope, call_id: str, over: asyncio.Event) -> None:
         """Lives as long as the call: leases end, so does this."""

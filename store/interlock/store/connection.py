@@ -62,18 +62,22 @@ class Connection:
         script = self._scripts[name]
         commands = [("EVALSHA", script.sha, len(keys), *keys, *args), *beside]
         began = time.perf_counter()
-        replies = await self._asked(commands)
-        if isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith("NOSCRIPT"):
-            await self._asked([("SCRIPT", "LOAD", script.source)])
+        try:
             replies = await self._asked(commands)
-        self._recorder.redis_call(name, time.perf_counter() - began)
+            if isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith("NOSCRIPT"):
+                await self._asked([("SCRIPT", "LOAD", script.source)])
+                replies = await self._asked(commands)
+        finally:
+            self._recorder.redis_call(name, time.perf_counter() - began)
         return _checked(name, replies)
 
     async def ask(self, operation: str, *commands: Command) -> list[Any]:
         """Runs commands in one write."""
         began = time.perf_counter()
-        replies = await self._asked(commands)
-        self._recorder.redis_call(operation, time.perf_counter() - began)
+        try:
+            replies = await self._asked(commands)
+        finally:
+            self._recorder.redis_call(operation, time.perf_counter() - began)
         return _checked(operation, replies)
 
     async def ask_atomically(self, operation: str, *commands: Command) -> list[Any]:
@@ -123,7 +127,7 @@ class Connection:
             return self._pipe
 
     def _break(self, error: Exception, break_s: float) -> UnavailableError:
-        log.warning("redis.unreachable", error=type(error).__name__)
+        log.warning("redis.unreachable", error=type(error).__name__, why=str(error))
         self._broken = True
         self._broken_until = time.monotonic() + break_s
         return _unavailable()

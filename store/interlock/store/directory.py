@@ -19,8 +19,8 @@ from interlock.policy.model import (
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json, policy_to_json, tool_from_json, tool_to_json
+from interlock.store.settings import OLDEST
 
-FLOOR = (6, 2)
 _VERSION = re.compile(rb"redis_version:(\d+)\.(\d+)")
 
 
@@ -104,10 +104,13 @@ class RedisDirectory:
             return False
         identity = key.identity
         args: list[str | int] = [identity.key_id, identity.namespace, int(identity.role), identity.agent_id, key.label]
+        index = keys.of_namespace(identity.namespace, "keys")
         # The index first: a key that works is always one that can be found and revoked.
-        index = ("HSET", keys.of_namespace(identity.namespace, "keys"), identity.key_id, sha256_hex)
-        await self._redis.ask("create_key", index)
-        return bool(int((await self._redis.run("create_key", [keys.of_api_key(sha256_hex)], args))[0]))
+        await self._redis.ask("create_key", ("HSET", index, identity.key_id, sha256_hex))
+        created = bool(int((await self._redis.run("create_key", [keys.of_api_key(sha256_hex)], args))[0]))
+        if not created:
+            await self._redis.ask("create_key", ("HDEL", index, identity.key_id))
+        return created
 
     async def key(self, sha256_hex: str) -> ApiKey | None:
         (fields,) = await self._redis.ask("key", ("HGETALL", keys.of_api_key(sha256_hex)))
@@ -148,7 +151,7 @@ class RedisDirectory:
         # CONFIG would say the same, but hosted Redis does not let everybody ask.
         server, memory = await self._redis.ask("check", ("INFO", "server"), ("INFO", "memory"))
         found = _VERSION.search(server)
-        if found is None or (int(found[1]), int(found[2])) < FLOOR:
+        if found is None or (int(found[1]), int(found[2])) < OLDEST:
             return "Redis is older than 6.2"
         if b"maxmemory_policy:noeviction" not in memory:
             return "Redis may evict records: its maxmemory-policy must be noeviction"

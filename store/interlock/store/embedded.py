@@ -29,9 +29,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from interlock.governance.errors import InterlockError
-
-OLDEST = (6, 2)
-"""The first version whose scripting and streams the Lua files rely on."""
+from interlock.store.settings import OLDEST
 
 _FIRST_WITH_MANIFEST = (7, 0)
 _LONGEST_SOCKET_PATH = 100  # bytes; sun_path holds 104 on macOS and 108 on Linux, the terminating zero included

@@ -2,6 +2,9 @@
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr
 
+OLDEST = (6, 2)
+"""The first version whose scripting and streams the Lua files rely on."""
+
 
 class RedisSettings(BaseModel):
     """One Redis. Without a URL, `interlock dev` starts its own."""
@@ -13,7 +16,6 @@ class RedisSettings(BaseModel):
     )
     timeout_ms: int = Field(1000, ge=10, le=60_000, description="Time for one round trip, ms")
     connect_timeout_ms: int = Field(500, ge=10, le=60_000, description="Time to connect, ms")
-    max_connections: int = Field(64, ge=1, le=10_000, description="Connections of one process")
     tls_ca_file: str | None = Field(None, description="CA certificates for rediss://; the system's by default")
     tls_cert_file: str | None = Field(None, description="Client certificate for rediss://")
     tls_key_file: str | None = Field(None, description="Key of the client certificate")

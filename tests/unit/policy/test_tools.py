@@ -10,6 +10,7 @@ from interlock.policy.model import Tool
 from interlock.policy.secrets import Keyring, generate_key, parse_keys
 
 TOOL = Tool(name="charge", scope_id="global", url="https://tools.example/charge")
+NOW_MS = 1_800_000_000_000
 KEYRING = Keyring(parse_keys(generate_key()))
 
 
@@ -99,6 +100,7 @@ def test_an_impossible_tool_names_the_field(changes: dict[str, object], field: s
         (tools.Secrets(grace_s=-1), "auth.grace_s"),
         (tools.Secrets(upstream_header="Bad Header", upstream_value="x"), "upstream_credential.header"),
         (tools.Secrets(upstream_header="X-Key", upstream_value="a\r\nb"), "upstream_credential.value"),
+        (tools.Secrets(upstream_header="Transfer-Encoding", upstream_value="x"), "upstream_credential.header"),
     ],
 )
 def test_an_impossible_secret_names_the_field(secrets: tools.Secrets, field: str) -> None:
@@ -108,19 +110,26 @@ def test_an_impossible_secret_names_the_field(secrets: tools.Secrets, field: str
 
 
 def with_secrets(secrets: tools.Secrets, stored: Tool | None = None) -> Tool:
-    return tools.with_secrets(TOOL, secrets, stored, "acme", KEYRING)
+    return tools.with_secrets(TOOL, secrets, stored, namespace="acme", keyring=KEYRING, now_ms=NOW_MS)
 
 
-def signing(tool: Tool) -> list[str]:
-    return tools.signing_secrets(tool, tools.owner_of("acme", tool), KEYRING)
+def signing(tool: Tool, now_ms: int = NOW_MS) -> list[str]:
+    return tools.signing_secrets(tool, tools.owner_of("acme", tool), KEYRING, now_ms)
 
 
 def test_a_replaced_secret_signs_on_beside_the_new_one_for_its_grace() -> None:
     first = with_secrets(tools.Secrets(signing="first-secret"))
     second = with_secrets(tools.Secrets(signing="second-secret"), first)
     assert signing(second) == ["second-secret", "first-secret"]
-    gone = dataclasses.replace(second, secrets=(second.secrets[0], dataclasses.replace(second.secrets[1], until_ms=1)))
-    assert signing(gone) == ["second-secret"]
+    assert signing(second, NOW_MS + 86_399_999) == ["second-secret", "first-secret"]
+    assert signing(second, NOW_MS + 86_400_000) == ["second-secret"]
+
+
+def test_what_is_shown_of_a_secret_tells_nothing_of_it() -> None:
+    first, again = (with_secrets(tools.Secrets(signing="first-secret")).secrets[0] for _ in range(2))
+    assert first.secret_id != again.secret_id
+    assert first.mask == "••••"
+    assert with_secrets(tools.Secrets(signing="a-secret-that-is-long-enough")).secrets[0].mask == "•••• ough"
 
 
 def test_a_leaked_secret_can_be_ended_at_once() -> None:
@@ -146,5 +155,6 @@ def test_the_same_secret_again_is_no_rotation() -> None:
 
 def test_a_secret_of_a_lost_master_key_can_be_replaced() -> None:
     lost = Keyring(parse_keys(generate_key()))
-    stored = tools.with_secrets(TOOL, tools.Secrets(signing="first-secret"), None, "acme", lost)
+    first = tools.Secrets(signing="first-secret")
+    stored = tools.with_secrets(TOOL, first, None, namespace="acme", keyring=lost, now_ms=NOW_MS)
     assert signing(with_secrets(tools.Secrets(signing="second-secret"), stored)) == ["second-secret"]

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
@@ -11,11 +12,12 @@ from interlock.governance.errors import InterlockError, InternalError, InvalidRe
 from interlock.governance.status import failure_of
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1 import governance_pb2_grpc
-from interlock.policy import access, rules
+from interlock.policy import access
 from interlock.policy.authorizing import Authorizer, ToolChanged
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, NAMESPACE, TOOL_NAME, Tool
 from interlock.policy.ports import Ledger
+from interlock.policy.renewing import Renewer
 from interlock.policy.secrets import Keyring
 from interlock.policy.services.messages import (
     OUTCOME_OF,
@@ -45,6 +47,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         self, authorizer: Authorizer, ledger: Ledger, knowledge: Knowledge, waits: Waits, keyring: Keyring, token: str
     ) -> None:
         self._authorizer = authorizer
+        self._renewer = Renewer(ledger, knowledge)
         self._ledger = ledger
         self._knowledge = knowledge
         self._waits = waits
@@ -133,18 +136,9 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         return authorize_response(verdict)
 
     async def _renew(self, request: pb.RenewRequest) -> pb.RenewResponse:
-        permit = permit_of(request.permit)
         check_permit(request.permit)
-        snapshot = await self._knowledge.snapshot(permit.scope.namespace)
-        tool = snapshot.tool_for(permit.scope.agent_id, permit.tool)
-        lease_ms = rules.lease_ms(tool) if tool else permit.lease_ms
-        word, epochs = await self._ledger.renew(permit, lease_ms)
-        snapshot = await self._knowledge.current(permit.scope.namespace, epochs)
-        tool = snapshot.tool_for(permit.scope.agent_id, permit.tool)
-        reason = {"LOST": "lease_lost", "DISABLED": "agent_disabled"}.get(word) or rules.switches(snapshot).reason
-        if not reason and (tool is None or not tool.enabled):
-            reason = "tool_disabled"
-        return pb.RenewResponse(renewed=not reason, reason=reason, lease_ms=0 if reason else lease_ms)
+        renewal = await self._renewer.renew(permit_of(request.permit))
+        return pb.RenewResponse(renewed=not renewal.reason, reason=renewal.reason, lease_ms=renewal.lease_ms)
 
     async def _settle(self, request: pb.SettleRequest) -> pb.SettleResponse:
         check_permit(request.permit)
@@ -170,7 +164,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     def _route(self, namespace: str, tool: Tool) -> pb.ToolRoute:
         owner = owner_of(namespace, tool)
         upstream = self._keyring.open(tool.upstream_value, owner) if tool.upstream_value else ""
-        return route_message(tool, signing_secrets(tool, owner, self._keyring), upstream)
+        return route_message(tool, signing_secrets(tool, owner, self._keyring, int(time.time() * 1000)), upstream)
 
 
 class _Exchange:

@@ -6,9 +6,8 @@ from google.protobuf import json_format, struct_pb2
 
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2, governance_pb2
-from interlock.policy.authorizing import Question, Verdicted
+from interlock.policy.authorizing import Judged, Question
 from interlock.policy.model import (
-    AGENT_ID,
     Answer,
     ApiKey,
     CallRecord,
@@ -59,7 +58,7 @@ def question_of(request: governance_pb2.AuthorizeRequest) -> Question:
     )
 
 
-def authorize_response(verdict: Verdicted) -> governance_pb2.AuthorizeResponse:
+def authorize_response(verdict: Judged) -> governance_pb2.AuthorizeResponse:
     decision = verdict.decision
     response = governance_pb2.AuthorizeResponse(
         verdict=governance_pb2.Verdict.Value(f"VERDICT_{decision.verdict}"),
@@ -274,11 +273,6 @@ def event_message(event: Event) -> admin_pb2.Event:
         charged_micros=event.charged_micros,
         facts=json_format.ParseDict(dict(event.facts), struct_pb2.Struct()),
     )
-
-
-def is_agent_scope(scope_id: str) -> bool:
-    kind, _, agent = scope_id.partition(":")
-    return kind == "agent" and AGENT_ID.fullmatch(agent) is not None
 
 
 def _on_ambiguous(tool: Tool) -> governance_pb2.OnAmbiguous.ValueType:

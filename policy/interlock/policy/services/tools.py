@@ -1,5 +1,7 @@
 """The Tools service."""
 
+import time
+
 from interlock.governance.errors import ConflictError, NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
@@ -37,7 +39,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
     @rpc
     async def GetTool(self, request: pb.ToolRef, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
-        return tool_message(self._find(await self._snapshot(identity), identity, request))
+        return _shown(identity, self._find(await self._snapshot(identity), identity, request))
 
     @rpc
     async def ListTools(self, request: pb.ListToolsRequest, caller: Caller) -> pb.ListToolsResponse:  # noqa: N802 - the contract's name
@@ -49,7 +51,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
             if request.scope_id in ("", tool.scope_id) and _may_see(identity, tool.scope_id)
         ]
         return pb.ListToolsResponse(
-            tools=[tool_message(tool) for tool in sorted(found, key=lambda tool: (tool.scope_id, tool.name))]
+            tools=[_shown(identity, tool) for tool in sorted(found, key=lambda tool: (tool.scope_id, tool.name))]
         )
 
     @rpc
@@ -68,7 +70,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         for _ in range(ATTEMPTS):
             stored = self._find(await self._snapshot(identity), identity, request.ref)
             put = await self._directory.put_tool(
-                identity.namespace, tools.toggled(stored, enabled=request.enabled), stored
+                identity.namespace, tools.toggled(stored, enabled=request.enabled, now_ms=_now_ms()), stored
             )
             if put is not None:
                 self._knowledge.forget(identity.namespace)
@@ -79,7 +81,9 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         for _ in range(ATTEMPTS):
             snapshot = await self._knowledge.up_to_date(namespace)
             stored = snapshot.tools.get((wanted.scope_id, wanted.name))
-            sealed = tools.with_secrets(wanted, secrets, stored, namespace, self._keyring)
+            sealed = tools.with_secrets(
+                wanted, secrets, stored, namespace=namespace, keyring=self._keyring, now_ms=_now_ms()
+            )
             put = await self._directory.put_tool(namespace, sealed, stored)
             if put is not None:
                 self._knowledge.forget(namespace)
@@ -132,6 +136,19 @@ def _secrets_of(request: pb.PutToolRequest) -> tools.Secrets:
         upstream_header=request.upstream_credential.header if has_upstream else None,
         upstream_value=request.upstream_credential.value,
     )
+
+
+def _now_ms() -> int:
+    return int(time.time() * 1000)
+
+
+def _shown(identity: Identity, tool: Tool) -> pb.Tool:
+    """The tool as its caller may see it: to an agent, not where it is or how its calls are signed."""
+    message = tool_message(tool)
+    if identity.role is Role.AGENT:
+        for field in ("url", "secret_id", "secret_mask", "upstream_header"):
+            message.ClearField(field)
+    return message
 
 
 def _may_see(identity: Identity, scope_id: str) -> bool:

@@ -59,7 +59,6 @@ local function decide(verdict, reason, about, more)
     if verdict ~= 'EXECUTE' and verdict ~= 'REPLAY' then add(windows, now, now, 'b', 1) end
     record(state, audit, now, { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason,
       charged = charged, facts = ARGV[19] })
-    keep(state, audit)
   end
   local decision = { verdict, reason, about, ARGV[18], int(more.fence or 0), int(more.retry_after_ms or 0), int(charged),
     left(max_actions, max_actions < 0 and 0 or used_actions()),
@@ -84,8 +83,8 @@ local ambiguous = was.ambiguous == '1'
 if was.state and awaited ~= '' and was.call_id == awaited and was.state == 'open' then
   return decide('REPLAY', 'tool_idempotency', was.call_id)
 end
-local freed = not was.state or (was.state == 'open' and not ambiguous)
-if not freed and was.fingerprint ~= fingerprint then return decide('MISMATCH', 'idempotency_key_reused', was.call_id) end
+local vacant = not was.state or (was.state == 'open' and not ambiguous)
+if not vacant and was.fingerprint ~= fingerprint then return decide('MISMATCH', 'idempotency_key_reused', was.call_id) end
 if was.state == 'succeeded' then return decide('REPLAY', 'tool_idempotency', was.call_id) end
 if was.state == 'in_flight' and tonumber(was.lease_until) > now then
   -- Who waits has not been refused: that is decided, and recorded, when the wait is over.
@@ -102,7 +101,7 @@ if was.state == 'unknown' or (was.state == 'in_flight' and was.hold == '1') then
 end
 
 -- 3. Budgets. Spend is charged once a key, an action each time.
-local charged = (not freed and tonumber(was.charged)) or 0
+local charged = (not vacant and tonumber(was.charged)) or 0
 local due = math.max(0, cost - charged)
 if max_actions >= 0 and used_actions() >= max_actions then
   local wait
@@ -128,7 +127,7 @@ redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept',
 redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', attempt_id, 'fence', int(fence),
   'fingerprint', fingerprint, 'tool', tool, 'lease_until', int(now + lease_ms), 'hold', hold, 'ttl', ttl_ms,
   'ambiguous', ambiguous and '1' or '0', 'charged', int(charged + due), 'due', int(due), 'at', int(now),
-  'tries', int(tonumber(was.tries or 0) + 1), 'first_seen', (not freed and was.first_seen) or int(now))
+  'tries', int(tonumber(was.tries or 0) + 1), 'first_seen', (not vacant and was.first_seen) or int(now))
 redis.call('PERSIST', call)
 redis.call('ZADD', open, int(now + lease_ms), key)
 redis.call('SET', id, key, 'PX', int(tonumber(ttl_ms) + 7 * DAY))

@@ -11,5 +11,4 @@ local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('HSET', KEYS[1], 'policy', ARGV[1])
 record(KEYS[2], KEYS[3], clock(KEYS[2]), { type = 'policy', tool = '', call = '', verdict = 'SET', reason = '',
   charged = 0, facts = ARGV[2] })
-keep(KEYS[2], KEYS[3])
 return version

@@ -4,10 +4,11 @@
 -- ARGV  none
 -- Returns  unix ms of its revocation (of the first, if it was revoked before), or 0 if there is no such key
 -- Atomic because the first revocation's time holds.
+--
+-- include: clock
 local was = redis.call('HGET', KEYS[1], 'revoked_at')
 if not was then return '0' end
 if was ~= '0' then return was end
-local time = redis.call('TIME')
-local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+local now = int(wall_ms())
 redis.call('HSET', KEYS[1], 'revoked_at', now)
 return now

@@ -4,8 +4,9 @@
 -- ARGV  1 pulled 1|0  2 reason
 -- Returns  unix ms of the change
 -- Atomic because no decision may see the switch under the old epoch.
-local time = redis.call('TIME')
-local now = string.format('%.0f', tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000))
+--
+-- include: clock
+local now = int(wall_ms())
 redis.call('HSET', KEYS[1], 'pulled', ARGV[1], 'reason', ARGV[2], 'changed_at', now)
 redis.call('INCR', KEYS[2])
 return now

@@ -29,7 +29,6 @@ roll(windows, state, audit, now)
 local function conclude(type, reason, returned)
   record(state, audit, now, { type = type, tool = tool, call = call_id, verdict = outcome, reason = reason,
     charged = -returned, facts = ARGV[15] })
-  keep(state, audit)
 end
 
 if not mine or not (was.state == 'in_flight' or was.state == 'unknown') then

@@ -16,5 +16,4 @@ end
 redis.call('HSET', KEYS[1], 'off', ARGV[1], 'off_reason', ARGV[1] == '1' and ARGV[2] or '', 'off_at', int(since))
 record(KEYS[2], KEYS[3], now, { type = 'switch', tool = '', call = '', verdict = ARGV[1] == '1' and 'PULLED' or 'LIFTED',
   reason = ARGV[2], charged = 0, facts = ARGV[3] })
-keep(KEYS[2], KEYS[3])
 return int(since)

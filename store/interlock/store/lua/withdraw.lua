@@ -10,5 +10,4 @@
 if redis.call('DEL', KEYS[2]) == 0 then return 0 end
 record(KEYS[1], KEYS[3], clock(KEYS[1]), { type = 'withdrawal', tool = ARGV[1], call = ARGV[2], verdict = ARGV[3],
   reason = 'superseded', charged = 0, facts = ARGV[4] })
-keep(KEYS[1], KEYS[3])
 return 1
