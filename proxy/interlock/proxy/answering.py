@@ -10,9 +10,9 @@ from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import HttpVersion11
 
 from interlock.governance.errors import InvalidRequestError
-from interlock.proxy.api.errors import BodyTooLargeError
 from interlock.proxy.call import Headers, Incoming
 from interlock.proxy.outcomes import has_no_body
+from interlock.proxy.request_errors import BodyTooLargeError
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: closing then resets."""

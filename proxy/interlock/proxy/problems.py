@@ -11,8 +11,8 @@ from http import HTTPStatus
 
 from interlock.governance.errors import InterlockError, Kind
 from interlock.governance.v1 import governance_pb2 as pb
-from interlock.proxy.api.money import usd_of
 from interlock.proxy.call import Call, Decision, Headers
+from interlock.proxy.money import usd_of
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "https://interlock.dev/problems/"

@@ -13,8 +13,8 @@ from interlock.proxy import strict_json
 from interlock.proxy.answering import incoming_of
 from interlock.proxy.api.errors import InvalidFieldsError, Problem, answer_of
 from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
-from interlock.proxy.api.money import exact, micros_of
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
+from interlock.proxy.money import exact, micros_of
 from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
 from interlock.proxy.stages.intercept import Fields

@@ -20,8 +20,7 @@ from yarl import URL
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, Kind
 from interlock.proxy.destinations import DestinationRefusedError, Destinations
-
-KiB = 1024
+from interlock.proxy.settings import KiB
 
 _MAX_FIELD_BYTES = 32 * KiB
 # Shorter than the 5 s after which Node and uvicorn hang up: a request must not cross with the end of its connection.

@@ -3,9 +3,9 @@
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.audit import facts_of
 from interlock.proxy.api.models import AGENT_ID, LimitQuery, PeriodQuery, ReasonBody
-from interlock.proxy.api.money import usd_of
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
+from interlock.proxy.money import usd_of
 
 DECISIONS = {"EXECUTE": "executed", "REPLAY": "dedup"}
 """The contract's words for the verdicts that let a call through; every other verdict is `blocked`."""

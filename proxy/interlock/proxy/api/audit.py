@@ -4,9 +4,9 @@ from google.protobuf.json_format import MessageToDict
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.models import EventsQuery
-from interlock.proxy.api.money import usd_of
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
+from interlock.proxy.money import usd_of
 
 
 async def show_all(visit: Visit) -> object:

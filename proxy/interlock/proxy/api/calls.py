@@ -4,9 +4,9 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
 from interlock.proxy.api.audit import event_json
 from interlock.proxy.api.models import IDENTIFIER, AgentQuery, CallsQuery, ResolveBody
-from interlock.proxy.api.money import usd_of
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
+from interlock.proxy.money import usd_of
 
 OUTCOMES = {
     "succeeded": governance.OUTCOME_SUCCEEDED,

@@ -11,7 +11,7 @@ import structlog
 from aiohttp import web
 from grpc import aio
 
-from interlock.governance.errors import InterlockError, InvalidRequestError, Kind, UnauthenticatedError
+from interlock.governance.errors import InterlockError, InvalidRequestError, Kind
 from interlock.governance.status import error_of
 
 log = structlog.get_logger()
@@ -59,20 +59,6 @@ class InvalidFieldsError(InvalidRequestError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         super().__init__("invalid_request", "; ".join(problem.msg for problem in problems))
         self.problems = problems
-
-
-class MissingKeyError(UnauthenticatedError):
-    """The request carries no bearer key."""
-
-    def __init__(self) -> None:
-        super().__init__("missing_key", "Missing Authorization Bearer token")
-
-
-class BodyTooLargeError(InvalidRequestError):
-    """The body is larger than the sidecar reads."""
-
-    def __init__(self, max_body_bytes: int) -> None:
-        super().__init__("body_too_large", f"the body is larger than {max_body_bytes} bytes")
 
 
 @web.middleware

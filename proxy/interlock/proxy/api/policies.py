@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.errors import InvalidFieldsError, Problem
 from interlock.proxy.api.models import AGENT_ID, PolicyBody
-from interlock.proxy.api.money import micros_of, usd_of
 from interlock.proxy.api.visit import Visit
+from interlock.proxy.money import micros_of, usd_of
 
 
 async def put(visit: Visit) -> object:

@@ -12,9 +12,10 @@ from pydantic_core import ErrorDetails
 
 from interlock.governance.errors import UnauthenticatedError
 from interlock.proxy import strict_json
-from interlock.proxy.api.errors import BodyTooLargeError, InvalidFieldsError, MissingKeyError, Problem
-from interlock.proxy.api.money import exact
+from interlock.proxy.api.errors import InvalidFieldsError, Problem
 from interlock.proxy.api.port import Api
+from interlock.proxy.money import exact
+from interlock.proxy.request_errors import BodyTooLargeError, MissingKeyError
 
 Model = TypeVar("Model", bound=BaseModel)
 Question = TypeVar("Question")

@@ -5,9 +5,9 @@ from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 
 from interlock.governance.errors import InvalidRequestError, UnauthenticatedError
-from interlock.proxy.api.errors import MissingKeyError
-from interlock.proxy.api.money import micros_of
 from interlock.proxy.call import WHOLE_DEADLINE, Call, Headers, Incoming
+from interlock.proxy.money import micros_of
+from interlock.proxy.request_errors import MissingKeyError
 
 MAX_KEY_BYTES = 256
 MAX_SPEND_USD = 1_000_000

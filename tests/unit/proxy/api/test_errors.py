@@ -17,7 +17,8 @@ from interlock.governance.errors import (
     UnavailableError,
 )
 from interlock.governance.status import details_of
-from interlock.proxy.api.errors import BodyTooLargeError, answer_of, v1_errors
+from interlock.proxy.api.errors import answer_of, v1_errors
+from interlock.proxy.request_errors import BodyTooLargeError
 
 
 def detail_of(response: web.Response) -> object:

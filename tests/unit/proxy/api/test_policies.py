@@ -6,8 +6,8 @@ from hypothesis import strategies as st
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy import strict_json
 from interlock.proxy.api.models import PolicyBody
-from interlock.proxy.api.money import exact
 from interlock.proxy.api.policies import agent_policy_json, policy_of
+from interlock.proxy.money import exact
 
 GLOBS = st.text("abz0._:*-", min_size=1, max_size=12)
 COUNTS = st.integers(min_value=0, max_value=10**9)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.proxy import strict_json
-from interlock.proxy.api.money import exact, micros_of, usd_of
+from interlock.proxy.money import exact, micros_of, usd_of
 
 MICROS = st.integers(min_value=0, max_value=10**14)
 

@@ -1,0 +1,17 @@
+"""What can be wrong with any request, whichever door it came to."""
+
+from interlock.governance.errors import InvalidRequestError, UnauthenticatedError
+
+
+class MissingKeyError(UnauthenticatedError):
+    """The request carries no bearer key."""
+
+    def __init__(self) -> None:
+        super().__init__("missing_key", "Missing Authorization Bearer token")
+
+
+class BodyTooLargeError(InvalidRequestError):
+    """The body is larger than the sidecar reads."""
+
+    def __init__(self, max_body_bytes: int) -> None:
+        super().__init__("body_too_large", f"the body is larger than {max_body_bytes} bytes")
