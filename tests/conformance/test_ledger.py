@@ -363,12 +363,34 @@ async def test_events_older_than_168_hours_are_trimmed_and_younger_ones_kept(sto
     assert [event.seq for event in await store.ledger.events(AGENT, after_seq=0, limit=9)] == [3, 4, 5]
 
 
-async def test_every_key_has_a_time_to_live_or_is_meant_to_stay(store: Store, raw: Redis) -> None:
-    await settle(store, await execute(store), Outcome.SUCCEEDED, ANSWER)
-    await execute(store, "unsettled")
-    await store.directory.see_agent(AGENT)
-    staying = {"open", "agents", "call"}
-    for key in await raw.keys("*"):
-        name = key.decode()
-        lasts = await raw.pttl(key)
-        assert lasts > 0 or name.split(":")[3 if "acme:" in name else 2] in staying, name
+async def test_every_key_lives_as_long_as_the_table_of_keys_says(store: Store, raw: Redis) -> None:
+    second, minute, hour, day = 1000, 60_000, 3_600_000, 86_400_000
+    settled = await execute(store, ttl_ms=hour)
+    await settle(store, settled, Outcome.SUCCEEDED, ANSWER)
+    unsettled = await execute(store, "unsettled", ttl_ms=hour)
+    refused = await execute(store, "refused")
+    await settle(store, refused, Outcome.REJECTED, ANSWER)
+    expected = {
+        "state": 400 * day,
+        f"call:{settled.key}": hour,
+        f"call:{unsettled.key}": None,
+        f"call:{refused.key}": 2 * minute,
+        "open": None,
+        f"id:{settled.call_id}": hour + 7 * day,
+        f"id:{unsettled.call_id}": hour + 7 * day,
+        f"id:{refused.call_id}": minute + 7 * day,
+        f"attempt:{settled.attempt_id}": 2 * minute,
+        f"attempt:{unsettled.attempt_id}": 2 * minute,
+        f"attempt:{refused.attempt_id}": 2 * minute,
+        "minutes": 84 * minute,
+        "hours": 192 * hour,
+        "days": 31 * day,
+        "audit": 8 * day,
+    }
+    found = {key.decode().removeprefix("il:{acme:bot-1}:"): await raw.pttl(key) for key in await raw.keys("*")}
+    assert found.keys() == expected.keys()
+    for name, lives_ms in expected.items():
+        if lives_ms is None:
+            assert found[name] == -1, name
+        else:
+            assert lives_ms - 20 * second < found[name] <= lives_ms, name

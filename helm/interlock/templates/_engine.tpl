@@ -32,7 +32,6 @@
 redis:
   timeout_ms: {{ int .Values.redis.timeoutMs }}
   connect_timeout_ms: {{ int .Values.redis.connectTimeoutMs }}
-  max_connections: {{ int .Values.redis.maxConnections }}
   {{- if .Values.redis.caSecret.name }}
   tls_ca_file: /etc/interlock/redis/ca.crt
   {{- end }}

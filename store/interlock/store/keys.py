@@ -6,7 +6,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 |----------------|--------|------------------------------------------------|------------------------------------|
 | `config`       | hash   | policy, its version, the agent's kill switch   | until changed                      |
 | `state`        | hash   | seq, fence, clock                              | 400 days after the last event      |
-| `call:<key>`   | hash   | the record of one key                          | `dedup_ttl_s`; unsettled, unknown: ever |
+| `call:<key>`   | hash   | the record of one key                          | see below                          |
 | `open`         | zset   | keys running or unknown, by end of lease       | a member until it is settled       |
 | `id:<call_id>` | string | the key a call ran under                       | `dedup_ttl_s` + 7 days             |
 | `attempt:<id>` | string | the verdict on one attempt                     | 2 minutes                          |
@@ -14,6 +14,9 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `hours`        | hash   | counters of 169 hours                          | 192 hours                          |
 | `days`         | hash   | counters of 8 UTC days                         | 31 days                            |
 | `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
+
+A call's record lives for ever while it is unsettled or unknown; settled, for the tool's `dedup_ttl_s` (1 minute if the
+call is not de-duplicated); freed, for 2 minutes, so that who waited for it, or settles it again, is told.
 
 In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:…` (epoch and switch only):
 

@@ -2,6 +2,8 @@
 
 import json
 
+import structlog
+
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
@@ -11,6 +13,8 @@ from interlock.policy.model import Event, Role, Scope, Switch
 from interlock.policy.ports import Directory, Ledger
 from interlock.policy.services.messages import agent_status, event_message, switch_status
 from interlock.policy.services.rpc import Caller, rpc
+
+log = structlog.get_logger(__name__)
 
 MAX_REASON = 512
 MAX_DECISIONS = 500
@@ -104,6 +108,7 @@ class SwitchesService(admin_pb2_grpc.SwitchesServicer):
         namespace = None if above else identity.namespace
         switch = await self._directory.set_switch(namespace, Switch(request.pulled, request.reason))
         self._knowledge.forget(namespace)
+        log.info("switch.set", scope=request.scope, namespace=namespace, pulled=switch.pulled, key_id=identity.key_id)
         return switch_status(request.scope, switch)
 
     @rpc

@@ -1,5 +1,7 @@
 """The Keys service."""
 
+import structlog
+
 from interlock.governance.errors import InternalError, InvalidRequestError, NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
@@ -9,6 +11,8 @@ from interlock.policy.model import ApiKey, Identity, Role
 from interlock.policy.ports import Directory
 from interlock.policy.services.messages import key_message, role_of
 from interlock.policy.services.rpc import Caller, rpc
+
+log = structlog.get_logger(__name__)
 
 MAX_LABEL = 128
 
@@ -35,6 +39,7 @@ class KeysService(admin_pb2_grpc.KeysServicer):
         stored = await self._directory.key(address)
         if stored is None:
             raise InternalError("internal", "the key was not stored")
+        log.info("key.created", namespace=identity.namespace, by=identity.key_id, key_id=made.key_id, role=role.name)
         return pb.CreateKeyResponse(key=value, info=key_message(stored))
 
     @rpc
@@ -54,6 +59,7 @@ class KeysService(admin_pb2_grpc.KeysServicer):
         self._knowledge.forget(identity.namespace)
         if revoked is None:
             raise NotFoundError("key_not_found", "no key of that id in this namespace")
+        log.info("key.revoked", namespace=identity.namespace, by=identity.key_id, key_id=request.key_id)
         return key_message(revoked)
 
 

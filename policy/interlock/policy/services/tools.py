@@ -2,6 +2,8 @@
 
 import time
 
+import structlog
+
 from interlock.governance.errors import ConflictError, NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
@@ -13,6 +15,8 @@ from interlock.policy.ports import Directory
 from interlock.policy.secrets import Keyring
 from interlock.policy.services.messages import DEDUP_OF, tool_message
 from interlock.policy.services.rpc import Caller, rpc
+
+log = structlog.get_logger(__name__)
 
 ATTEMPTS = 5
 DEFAULT = Tool(name="", scope_id="", url="")
@@ -34,7 +38,9 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         secrets = _secrets_of(request)
         wanted = tool_of(request.tool)
         tools.check(wanted, secrets, allow_loopback=self._allow_loopback)
-        return tool_message(await self._put(identity.namespace, wanted, secrets))
+        put = await self._put(identity.namespace, wanted, secrets)
+        self._changed("tool.put", identity, put.scope_id, put.name, url=put.url)
+        return tool_message(put)
 
     @rpc
     async def GetTool(self, request: pb.ToolRef, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
@@ -59,8 +65,9 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.OPERATOR)
         self._find(await self._snapshot(identity), identity, request)
-        await self._directory.delete_tool(identity.namespace, request.scope_id or tools.GLOBAL_SCOPE, request.name)
-        self._knowledge.forget(identity.namespace)
+        scope_id = request.scope_id or tools.GLOBAL_SCOPE
+        await self._directory.delete_tool(identity.namespace, scope_id, request.name)
+        self._changed("tool.deleted", identity, scope_id, request.name)
         return pb.DeleteToolResponse()
 
     @rpc
@@ -73,7 +80,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
                 identity.namespace, tools.toggled(stored, enabled=request.enabled, now_ms=_now_ms()), stored
             )
             if put is not None:
-                self._knowledge.forget(identity.namespace)
+                self._changed("tool.toggled", identity, put.scope_id, put.name, enabled=put.enabled)
                 return tool_message(put)
         raise _contended()
 
@@ -86,9 +93,13 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
             )
             put = await self._directory.put_tool(namespace, sealed, stored)
             if put is not None:
-                self._knowledge.forget(namespace)
                 return put
         raise _contended()
+
+    def _changed(self, event: str, identity: Identity, scope_id: str, name: str, **facts: object) -> None:
+        """Tools are no agent's, so no agent's trail has a place for this: it is told to the log."""
+        self._knowledge.forget(identity.namespace)
+        log.info(event, namespace=identity.namespace, key_id=identity.key_id, scope_id=scope_id, tool=name, **facts)
 
     async def _snapshot(self, identity: Identity) -> Snapshot:
         return await self._knowledge.up_to_date(identity.namespace)
