@@ -17,7 +17,7 @@ from interlock.proxy.api.errors import v1_errors
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.routes import routes
 from interlock.proxy.destinations import Destinations
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 from interlock.proxy.listening import bound, listen
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.pipeline import Pipeline, stages_of
@@ -54,7 +54,7 @@ class Sidecar:
     async def start(self) -> None:
         """Ready for calls when it returns. Errors: OSError (an address is taken, the spool cannot be had)."""
         agents, admin = self._bind()
-        engine = Engine(self._channel, self._settings.engine, self._metrics)
+        engine = EngineClient(self._channel, self._settings.engine, self._metrics)
         self._closing.append(engine.close)
         destinations = Destinations(
             allow_loopback=self._settings.allow_loopback_tools, own_ports=frozenset({self.port, self.admin_port})

@@ -99,7 +99,7 @@ class Unary:
             raise LostAnswerError(waited_out=waited_out) from failed
 
 
-class Engine:
+class EngineClient:
     """The governance engine as the stages see it. Errors: InterlockError, `governance_unavailable` among them."""
 
     def __init__(self, channel: aio.Channel, link: EngineLink, metrics: Metrics) -> None:

@@ -10,7 +10,7 @@ import structlog
 from interlock.governance.errors import InterlockError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Lease
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 
 log = structlog.get_logger()
 
@@ -21,7 +21,7 @@ STREAM_RENEWAL_S = 1.0
 class HeldLease:
     """An async context in which a permit is renewed every third of its lease. Most calls are over before the first."""
 
-    def __init__(self, engine: Engine, permit: pb.Permit, lease: Lease) -> None:
+    def __init__(self, engine: EngineClient, permit: pb.Permit, lease: Lease) -> None:
         self._engine = engine
         self._permit = permit
         self._lease = lease

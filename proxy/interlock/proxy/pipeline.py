@@ -9,7 +9,7 @@ import structlog
 from interlock.governance.errors import InterlockError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Call
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.authorize import Authorize
@@ -26,14 +26,14 @@ Stage = Callable[[Call], Awaitable[Call]]
 """Takes a call one step further. Raises InterlockError where it ends in an error, before anything was sent."""
 
 
-def stages_of(engine: Engine, upstream: Upstream, spool: Spool, metrics: Metrics) -> Sequence[Stage]:
+def stages_of(engine: EngineClient, upstream: Upstream, spool: Spool, metrics: Metrics) -> Sequence[Stage]:
     """The stages in their order."""
     tools = Tools(engine)
     return (
         intercept,
         Identify(tools),
         Authorize(engine, tools, spool, metrics),
-        sign,
+        sign,  # drafts only: Forward signs each try as it leaves
         Forward(upstream, engine, metrics),
         Settle(engine, spool, metrics),
     )
@@ -73,15 +73,15 @@ class Pipeline:
                     break
         except InterlockError as error:
             self._metrics.decided("error", error.reason, call.tool.name)
-            _tell(call, error.reason)
+            _log_finished(call, error.reason)
             raise
         upstream_s = call.forwarded.upstream_s
         self._metrics.finished(call.tool.name, time.monotonic() - call.began - upstream_s, upstream_s)
-        _tell(call, call.reason)
+        _log_finished(call, call.reason)
         return call
 
 
-def _tell(call: Call, reason: str) -> None:
+def _log_finished(call: Call, reason: str) -> None:
     """The one line that a call writes."""
     total_s = time.monotonic() - call.began
     log.info(

@@ -11,13 +11,13 @@ from interlock.governance.errors import InterlockError, InvalidRequestError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy import strict_json
 from interlock.proxy.answering import incoming_of
-from interlock.proxy.api.errors import InvalidFieldsError, Problem, answer_of
+from interlock.proxy.api.errors import InvalidField, InvalidFieldsError, answer_of
 from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
 from interlock.proxy.money import exact, micros_of
 from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
-from interlock.proxy.stages.intercept import Fields
+from interlock.proxy.stages.intercept import RequestFields
 
 PATH = "/v1/ai/run"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
@@ -42,7 +42,7 @@ class RunEntrance:
     """Calls as JSON: the tool is named in the body and always gets a POST of the contract's envelope."""
 
     def read(self, incoming: Incoming) -> Ask:
-        fields = Fields(incoming)
+        fields = RequestFields(incoming)
         credential, key = fields.credential(""), fields.idempotency_key()
         run, source = _run_of(incoming.body)
         args = run.args or {}
@@ -113,17 +113,21 @@ def _check_mode(value: object) -> None:
     fields = value if isinstance(value, dict) else {}
     keyed, tool = "key" in fields, "agent_id" in fields or "tool" in fields
     if keyed and tool:
-        raise InvalidFieldsError([Problem("one_mode", ["body"], "key and agent_id/tool exclude each other")])
+        raise InvalidFieldsError([InvalidField("one_mode", ["body"], "key and agent_id/tool exclude each other")])
     if keyed:
-        raise InvalidFieldsError([Problem("unsupported", ["body", "key"], "keyed runs are not served by this version")])
+        raise InvalidFieldsError(
+            [InvalidField("unsupported", ["body", "key"], "keyed runs are not served by this version")]
+        )
     if not tool:
-        raise InvalidFieldsError([Problem("one_mode", ["body"], "give agent_id and tool to call a tool")])
+        raise InvalidFieldsError([InvalidField("one_mode", ["body"], "give agent_id and tool to call a tool")])
 
 
 def _invalid(error: ValidationError) -> InvalidFieldsError:
     """Pydantic's findings. Values are left out of them: arguments are nobody's business but the tool's."""
     findings = error.errors(include_url=False, include_context=False, include_input=False)
-    return InvalidFieldsError([Problem(found["type"], ("body", *found["loc"]), found["msg"]) for found in findings])
+    return InvalidFieldsError(
+        [InvalidField(found["type"], ("body", *found["loc"]), found["msg"]) for found in findings]
+    )
 
 
 def _run_id(value: object) -> str:
@@ -186,7 +190,7 @@ def _response_to(call: Call) -> web.Response:
         return answer_of(InvalidRequestError(reason, MESSAGES.get(reason, reason), field="header.Idempotency-Key"))
     if lost := problem_of_lost_answer(verdict):
         return _conflict(lost.reason, lost.facts, None)
-    return web.Response(body=_told(call), content_type=JSON_CONTENT_TYPE)
+    return web.Response(body=_answer_of(call), content_type=JSON_CONTENT_TYPE)
 
 
 def _conflict(error: str, facts: Mapping[str, object], retry_after_s: int | None) -> web.Response:
@@ -195,19 +199,19 @@ def _conflict(error: str, facts: Mapping[str, object], retry_after_s: int | None
     return web.json_response({"detail": detail}, status=409, headers=headers)
 
 
-def _told(call: Call) -> bytes:
+def _answer_of(call: Call) -> bytes:
     """The contract's answer; the tool's own JSON stands in it as the tool wrote it."""
     if call.executed and call.forwarded.failure not in STOPPED:
         forwarded = call.forwarded
         body = forwarded.body if forwarded.whole else None
-        return _told_result(call, "ok", forwarded.status, body, forwarded.failure)
+        return _result_answer(call, "ok", forwarded.status, body, forwarded.failure)
     if call.verdict.verdict == pb.VERDICT_REPLAY:
         answer = call.verdict.answer
-        return _told_result(call, call.verdict.reason, answer.status, answer.body, call.verdict.failure)
+        return _result_answer(call, call.verdict.reason, answer.status, answer.body, call.verdict.failure)
     return _document(call, ok=False, allowed=False, decision=Decision.BLOCKED, reason=call.reason, result=b"null")
 
 
-def _told_result(call: Call, reason: str, status: int, body: bytes | None, failure: str) -> bytes:
+def _result_answer(call: Call, reason: str, status: int, body: bytes | None, failure: str) -> bytes:
     decision = Decision.DEDUP if call.verdict.verdict == pb.VERDICT_REPLAY else Decision.EXECUTED
     result = error = None
     if failure or not 200 <= status < 300:

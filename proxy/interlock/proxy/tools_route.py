@@ -22,7 +22,7 @@ from interlock.proxy.problems import (
     problem_of_verdict,
     standing_fields,
 )
-from interlock.proxy.stages.intercept import Fields, check_target, tool_name
+from interlock.proxy.stages.intercept import RequestFields, check_target, tool_name
 
 log = structlog.get_logger()
 
@@ -41,7 +41,7 @@ class ToolsEntrance:
         check_target(incoming.target)
         path, _, query = incoming.target.partition("?")
         name, slash, below = path.removeprefix(PREFIX).partition("/")
-        tool, subpath, fields = tool_name(unquote(name)), slash + below, Fields(incoming)
+        tool, subpath, fields = tool_name(unquote(name)), slash + below, RequestFields(incoming)
         return Ask(
             tool=tool,
             method=incoming.method,

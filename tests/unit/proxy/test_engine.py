@@ -10,7 +10,7 @@ import pytest
 from interlock.governance.errors import DeniedError, UnauthenticatedError, UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.governance.v1 import governance_pb2 as pb
-from interlock.proxy.engine import Engine, dial
+from interlock.proxy.engine import EngineClient, dial
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.settings import EngineLink
 from tests.unit.proxy.scripted_engine import ScriptedEngine, register, route, serving
@@ -22,10 +22,10 @@ def scripted() -> ScriptedEngine:
 
 
 @asynccontextmanager
-async def asking(port: int, **link: Any) -> AsyncIterator[Engine]:
+async def asking(port: int, **link: Any) -> AsyncIterator[EngineClient]:
     settings = EngineLink.model_validate({"target": f"grpc://127.0.0.1:{port}", **link})
     async with dial(settings) as channel:
-        engine = Engine(channel, settings, Metrics())
+        engine = EngineClient(channel, settings, Metrics())
         yield engine
         await engine.close()
 
@@ -121,6 +121,6 @@ async def test_the_embedded_engine_is_asked_by_the_same_rules(scripted: Scripted
     server = LocalServer()
     register(scripted, server)
     link = EngineLink(target="embedded", timeout_ms=20)
-    verdict = await Engine(server.channel(), link, Metrics()).authorize(question("same"))
+    verdict = await EngineClient(server.channel(), link, Metrics()).authorize(question("same"))
     assert verdict.verdict == pb.VERDICT_EXECUTE
     assert [request.attempt_id for request in scripted.authorized] == ["same", "same"]

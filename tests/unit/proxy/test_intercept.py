@@ -4,11 +4,11 @@ import pytest
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, UnauthenticatedError
 from interlock.proxy.call import Incoming
-from interlock.proxy.stages.intercept import Fields, check_target, tool_name
+from interlock.proxy.stages.intercept import RequestFields, check_target, tool_name
 
 
-def fields(*headers: tuple[str, str]) -> Fields:
-    return Fields(Incoming(method="POST", target="/tools/charge", headers=headers, body=b""))
+def fields(*headers: tuple[str, str]) -> RequestFields:
+    return RequestFields(Incoming(method="POST", target="/tools/charge", headers=headers, body=b""))
 
 
 @pytest.mark.parametrize(

@@ -37,11 +37,11 @@ STATUS_OF_REASON = {
 }
 RETRY_AFTER_S = {Kind.EXHAUSTED: 1, Kind.UNAVAILABLE: 1}
 PARTS = frozenset({"body", "query", "path", "header"})
-"""Where the offending value of a request may stand: the first element of a problem's `loc`."""
+"""Where the offending value of a request may stand: the first element of an invalid field's `loc`."""
 
 
 @dataclass(frozen=True, slots=True)
-class Problem:
+class InvalidField:
     """One invalid value, as pydantic and so the contract tell it. `input` must not hold a secret."""
 
     type: str
@@ -54,11 +54,11 @@ class Problem:
 
 
 class InvalidFieldsError(InvalidRequestError):
-    """Values of the request are missing or impossible; `problems` names them all."""
+    """Values of the request are missing or impossible; `fields` names them all."""
 
-    def __init__(self, problems: Sequence[Problem]) -> None:
-        super().__init__("invalid_request", "; ".join(problem.msg for problem in problems))
-        self.problems = problems
+    def __init__(self, fields: Sequence[InvalidField]) -> None:
+        super().__init__("invalid_request", "; ".join(field.msg for field in fields))
+        self.fields = fields
 
 
 @web.middleware
@@ -93,9 +93,9 @@ def _detail(error: InterlockError) -> object:
     if error.kind is Kind.UNAUTHENTICATED:
         return "Missing Authorization Bearer token" if error.reason == "missing_key" else "Invalid API key"
     if isinstance(error, InvalidFieldsError):
-        return [problem.as_json() for problem in error.problems]
+        return [field.as_json() for field in error.fields]
     if _status(error) == 422:
-        return [Problem(error.reason, _location(error.metadata.get("field", "")), error.message).as_json()]
+        return [InvalidField(error.reason, _location(error.metadata.get("field", "")), error.message).as_json()]
     return {"error": error.reason, "message": error.message}
 
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from interlock.governance.v1 import admin_pb2 as pb
-from interlock.proxy.api.errors import InvalidFieldsError, Problem
+from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.models import AGENT_ID, PolicyBody
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import micros_of, usd_of
@@ -13,9 +13,8 @@ async def put(visit: Visit) -> object:
     agent_id = visit.path("agent_id", AGENT_ID)
     body = await visit.body(PolicyBody)
     if body.agent_id not in {None, agent_id}:
-        raise InvalidFieldsError(
-            [Problem("agent_id_mismatch", ("body", "agent_id"), "Input should be the path's agent_id", body.agent_id)]
-        )
+        place, message = ("body", "agent_id"), "Input should be the path's agent_id"
+        raise InvalidFieldsError([InvalidField("agent_id_mismatch", place, message, body.agent_id)])
     asked = pb.PutPolicyRequest(agent_id=agent_id, policy=policy_of(body))
     return agent_policy_json(await visit.ask(visit.api.policies.PutPolicy, asked))
 

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 
 from interlock.governance.errors import UnauthenticatedError
 from interlock.proxy import strict_json
-from interlock.proxy.api.errors import InvalidFieldsError, Problem
+from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.port import Api
 from interlock.proxy.money import exact
 from interlock.proxy.request_errors import BodyTooLargeError, MissingKeyError
@@ -89,7 +89,7 @@ def _invalid(error: ValidationError, *place: str) -> InvalidFieldsError:
     """Pydantic's findings with their place in the request. Raise it `from None`: the cause's text holds the values."""
     return InvalidFieldsError(
         [
-            Problem(found["type"], (*place, *found["loc"]), found["msg"], _shown(found))
+            InvalidField(found["type"], (*place, *found["loc"]), found["msg"], _shown(found))
             for found in error.errors(include_url=False, include_context=False)
         ]
     )

@@ -9,7 +9,7 @@ from dataclasses import replace
 from interlock.governance.errors import ConflictError, NotFoundError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Lease
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 from interlock.proxy.fingerprint import fingerprint
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.settings import KiB
@@ -25,7 +25,7 @@ MAX_CHANGES = 5
 class Authorize:
     """Asks for a verdict until it is one on the tool as it is now, and, if the agent waits, not IN_FLIGHT."""
 
-    def __init__(self, engine: Engine, tools: Tools, spool: Spool, metrics: Metrics) -> None:
+    def __init__(self, engine: EngineClient, tools: Tools, spool: Spool, metrics: Metrics) -> None:
         self._engine = engine
         self._spool = spool
         self._tools = tools

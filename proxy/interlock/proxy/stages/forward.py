@@ -13,7 +13,7 @@ import structlog
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.breaker import Breaker
 from interlock.proxy.call import Call, Forwarded
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 from interlock.proxy.headers import returnable
 from interlock.proxy.lease import HeldLease
 from interlock.proxy.metrics import Metrics
@@ -56,7 +56,7 @@ class Breakers:
 class Forward:
     """Tries until there is an answer to pass on, or no more tries."""
 
-    def __init__(self, upstream: Upstream, engine: Engine, metrics: Metrics) -> None:
+    def __init__(self, upstream: Upstream, engine: EngineClient, metrics: Metrics) -> None:
         self._upstream = upstream
         self._engine = engine
         self._metrics = metrics

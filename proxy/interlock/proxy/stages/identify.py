@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Ask, Call
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 
 FRESH_S = 30.0
 """A tool resolved longer ago is resolved anew. This need not be short: Authorize refuses a revision that is old."""
@@ -22,7 +22,7 @@ class _Resolved:
 class Tools:
     """The tools as the engine resolved them for each caller, for a while."""
 
-    def __init__(self, engine: Engine) -> None:
+    def __init__(self, engine: EngineClient) -> None:
         self._engine = engine
         self._resolved: OrderedDict[tuple[str, str, str], _Resolved] = OrderedDict()
 

@@ -50,7 +50,7 @@ def tool_name(name: str) -> str:
     return name
 
 
-class Fields:
+class RequestFields:
     """The header fields of a request that speak to Interlock."""
 
     def __init__(self, incoming: Incoming) -> None:

@@ -7,7 +7,7 @@ import structlog
 from interlock.governance.errors import InterlockError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Call
-from interlock.proxy.engine import Engine
+from interlock.proxy.engine import EngineClient
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.spool import Spool
 
@@ -17,7 +17,7 @@ log = structlog.get_logger()
 class Settle:
     """Returns once the settlement is acknowledged by the engine, or on the disk: only then may the last byte leave."""
 
-    def __init__(self, engine: Engine, spool: Spool, metrics: Metrics) -> None:
+    def __init__(self, engine: EngineClient, spool: Spool, metrics: Metrics) -> None:
         self._engine = engine
         self._spool = spool
         self._metrics = metrics
