@@ -10,6 +10,8 @@ from interlock.proxy.call import Forwarded, Headers, Outcome
 
 FIRST_BACKOFF_S = 0.1
 LAST_BACKOFF_S = 5.0
+MAX_DOUBLINGS = 64
+"""Far beyond `LAST_BACKOFF_S`, and within what a float holds: a spool may try for days."""
 NEVER_RETRIED = frozenset({"destination_refused", "upstream_invalid"})
 """Failures that the next try would meet again."""
 SAY_NOTHING_WAS_SENT = frozenset({"upstream_unreachable", "upstream_circuit_open", "destination_refused"})
@@ -63,8 +65,9 @@ def backoff_s(tried: Forwarded, tool: pb.ToolRoute, tries: int) -> float | None:
 
 
 def full_jitter(tries: int) -> float:
-    """Exponential backoff with full jitter (M. Brooker, "Exponential Backoff And Jitter", 2015)."""
-    return random.uniform(0, min(LAST_BACKOFF_S, FIRST_BACKOFF_S * math.ldexp(1, tries - 1)))  # noqa: S311 - no secret
+    """Exponential backoff with full jitter, s (M. Brooker, "Exponential Backoff And Jitter", 2015)."""
+    most = min(LAST_BACKOFF_S, math.ldexp(FIRST_BACKOFF_S, min(tries, MAX_DOUBLINGS) - 1))
+    return random.uniform(0, most)  # noqa: S311 - no secret hangs on it
 
 
 def retry_after_s(headers: Headers, now: datetime) -> float | None:

@@ -7,7 +7,6 @@ flushed too. Settling is idempotent and fenced, so delivering one twice, or late
 import asyncio
 import contextlib
 import os
-import random
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -18,11 +17,10 @@ from google.protobuf.message import DecodeError
 from interlock.governance.errors import InterlockError, Kind, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.outcomes import full_jitter
 
 log = structlog.get_logger()
 
-FIRST_BACKOFF_S = 0.1
-LAST_BACKOFF_S = 5.0
 SUFFIX = ".settlement"
 REJECTED = "rejected"
 PASSING = frozenset({Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED, Kind.DENIED})
@@ -101,15 +99,15 @@ class Spool:
 
     async def _run(self) -> None:
         self._metrics.spool_depth(len(self._waiting))
-        backoff_s = FIRST_BACKOFF_S
+        failures = 0
         while True:
             if await self._delivered_all():
-                backoff_s = FIRST_BACKOFF_S
+                failures = 0
                 await self._until_work()
             else:
-                # Full jitter: sidecars that lost their engine together shall not come back together.
-                await asyncio.sleep(random.uniform(backoff_s / 2, backoff_s))  # noqa: S311 - no secret hangs on it
-                backoff_s = min(backoff_s * 2, LAST_BACKOFF_S)
+                failures += 1
+                # Jittered: sidecars that lost their engine together shall not come back together.
+                await asyncio.sleep(full_jitter(failures))
 
     async def _until_work(self) -> None:
         self._work.clear()

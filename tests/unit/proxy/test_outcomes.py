@@ -4,7 +4,15 @@ import pytest
 
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Forwarded
-from interlock.proxy.outcomes import FIRST_BACKOFF_S, backoff_s, outcome_of, retry_after_s, settled_outcome
+from interlock.proxy.outcomes import (
+    FIRST_BACKOFF_S,
+    LAST_BACKOFF_S,
+    backoff_s,
+    full_jitter,
+    outcome_of,
+    retry_after_s,
+    settled_outcome,
+)
 
 NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -91,6 +99,10 @@ def test_backoff_doubles_from_try_to_try_and_is_jittered_in_full() -> None:
         assert max(waits) <= most
         assert min(waits) < most / 4
         assert max(waits) > most * 3 / 4
+
+
+def test_backoff_ends_growing_however_long_it_goes_on() -> None:
+    assert LAST_BACKOFF_S / 2 < max(full_jitter(100_000) for _ in range(500)) <= LAST_BACKOFF_S
 
 
 def test_a_429_is_tried_again_when_it_says() -> None:

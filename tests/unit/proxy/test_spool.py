@@ -8,6 +8,7 @@ import pytest
 
 from interlock.governance.errors import ConflictError, InternalError, InvalidRequestError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy import outcomes
 from interlock.proxy import spool as module
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.spool import Spool
@@ -37,8 +38,8 @@ class Engine:
 
 @pytest.fixture(autouse=True)
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "FIRST_BACKOFF_S", 0.001)
-    monkeypatch.setattr(module, "LAST_BACKOFF_S", 0.01)
+    monkeypatch.setattr(outcomes, "FIRST_BACKOFF_S", 0.001)
+    monkeypatch.setattr(outcomes, "LAST_BACKOFF_S", 0.01)
 
 
 @pytest.fixture
