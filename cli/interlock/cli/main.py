@@ -63,9 +63,7 @@ def engine(config: Config = None) -> None:
 def check_config(
     config: Config = None,
     role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,
-    show_schema: Annotated[
-        bool, typer.Option("--schema", help="Print the JSON schema of the file, and leave.")
-    ] = False,
+    show_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the file and exit.")] = False,
 ) -> None:
     """Say whether the configuration holds. Exit codes: 0 it does, 1 it does not, 2 it cannot be read."""
     from interlock.cli.check_config import check, print_schema
@@ -74,6 +72,14 @@ def check_config(
         print_schema()
     else:
         check(config, role)
+
+
+@app.command(rich_help_panel=RUN)
+def master_key() -> None:
+    """Print a new master key: a line for the file that engine.master_key_file names. It is kept nowhere else."""
+    from interlock.cli.master_key import print_new_key
+
+    print_new_key()
 
 
 for group in (agents, tools, policies, keys, switch, calls, audit):
@@ -88,7 +94,7 @@ def _show_version(asked: bool) -> None:
 
 @app.callback()
 def _options(
-    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it, and leave.")] = (
+    _: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Show it and exit.")] = (
         False
     ),
 ) -> None:
