@@ -1,4 +1,8 @@
-"""What each role needs set before it may start: none guesses a secret, or speaks in the clear beyond this machine."""
+"""What each role needs set before it may start.
+
+None guesses a secret, none speaks gRPC in the clear beyond this machine, and no sidecar takes agents from beyond it,
+unless the configuration says so. How Redis is reached is up to its URL.
+"""
 
 import ipaddress
 from collections.abc import Iterator, Mapping
@@ -8,7 +12,7 @@ from interlock.cli.configuration import Configuration, ConfigurationError, Place
 from interlock.cli.role import Role
 from interlock.policy.credentials import looks_like_key
 from interlock.policy.settings import EngineSettings
-from interlock.proxy.settings import EngineLink
+from interlock.proxy.settings import EngineLink, SidecarSettings
 from interlock.store.settings import RedisSettings
 
 Need = tuple[str, str]
@@ -41,6 +45,7 @@ def is_loopback(host: str) -> bool:
 
 
 def _dev_needs(configuration: Configuration) -> Iterator[Need]:
+    yield from _remote_agents(configuration.sidecar)
     yield from _bootstrap_key_needs(configuration.engine)
     yield from _unreadable({"engine.master_key_file": configuration.engine.master_key_file})
     yield from _unreadable(_redis_files(configuration.redis))
@@ -53,7 +58,7 @@ def _engine_needs(configuration: Configuration) -> Iterator[Need]:
     if engine.sidecar_token is None:
         yield "engine.sidecar_token", "not set; sidecars show it to prove that they are yours"
     if engine.master_key is None and engine.master_key_file is None:
-        yield "engine.master_key", "not set, and engine.master_key_file neither; it seals the secrets of tools"
+        yield "engine.master_key", "neither it nor engine.master_key_file is set; it seals the secrets of tools"
     host, _, port = engine.listen.rpartition(":")
     if not host or not port.isdecimal():
         yield "engine.listen", "must be host:port"
@@ -72,6 +77,7 @@ def _bootstrap_key_needs(engine: EngineSettings) -> Iterator[Need]:
 
 
 def _sidecar_needs(configuration: Configuration) -> Iterator[Need]:
+    yield from _remote_agents(configuration.sidecar)
     link = configuration.sidecar.engine
     if link.sidecar_token is None:
         yield "sidecar.engine.sidecar_token", "not set; it must be the engine's sidecar_token"
@@ -81,6 +87,13 @@ def _sidecar_needs(configuration: Configuration) -> Iterator[Need]:
         yield "sidecar.engine.target", f"{link.target} is not encrypted; use grpcs://, or accept it: allow_plaintext"
     if link.tls is not None:
         yield from _unreadable({f"sidecar.engine.tls.{name}": file for name, file in link.tls})
+
+
+def _remote_agents(sidecar: SidecarSettings) -> Iterator[Need]:
+    if sidecar.allow_remote_agents or is_loopback(sidecar.host):
+        return
+    keyless = ", and as its own agent without any key" if sidecar.agent_key else ""
+    yield "sidecar.host", f"{sidecar.host} lets others than this machine call{keyless}; accept it: allow_remote_agents"
 
 
 def _in_the_clear(link: EngineLink) -> bool:

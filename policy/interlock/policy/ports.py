@@ -74,7 +74,8 @@ class Decided:
 class Ledger(Protocol):
     """Decisions, settlements and what they count."""
 
-    async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved: ...
+    async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
+        """Decides a call and records the decision, in one step. The same attempt gets the same decision."""
 
     async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision) -> None:
         """Takes a decision back that rests on epochs which have moved."""
@@ -85,19 +86,26 @@ class Ledger(Protocol):
     async def settle(
         self, permit: Permit, outcome: Outcome, answer: Answer | None, failure: str, *, event: str, facts: str
     ) -> Settlement:
-        """`event` is what the trail calls it: settlement, resolution or withdrawal."""
+        """Records what became of a call, once; a repetition, or a stale permit, changes nothing.
 
-    async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None: ...
+        `failure` says why there is no answer; `event` is what the trail calls it: settlement, resolution or withdrawal;
+        `facts` is a JSON object kept with it.
+        """
+
+    async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None:
+        """A call's record with the permit it runs or ran under, or None if it is not, or no longer, known."""
 
     async def open_calls(self, scope: Scope) -> Sequence[CallRecord]:
         """Running and unknown calls, by end of lease."""
 
-    async def events(self, scope: Scope, *, after_seq: int, limit: int) -> Sequence[Event]: ...
+    async def events(self, scope: Scope, *, after_seq: int, limit: int) -> Sequence[Event]:
+        """At most `limit` events with a greater seq, in its order."""
 
     async def latest_events(self, scope: Scope, *, before_seq: int | None, limit: int) -> Sequence[Event]:
-        """Newest first."""
+        """At most `limit` events with a lower seq (None: the last ones), newest first."""
 
-    async def figures(self, scope: Scope, period: str) -> Figures: ...
+    async def figures(self, scope: Scope, period: str) -> Figures:
+        """Over `hour` (the running minute and 60 before), `day` (the running hour and 24 before) or `week` (168)."""
 
     async def running(self, scope: Scope, call_id: str) -> int:
         """How long the call's lease still holds, ms; 0 if it is no longer running."""
@@ -109,25 +117,32 @@ class Ledger(Protocol):
 class Directory(Protocol):
     """Tools, policies, switches, keys and agents."""
 
-    async def snapshot(self, namespace: str) -> Snapshot: ...
+    async def snapshot(self, namespace: str) -> Snapshot:
+        """Switches and tools, at least as new as the epochs that come with them."""
 
-    async def epochs(self, namespace: str) -> Epochs: ...
+    async def epochs(self, namespace: str) -> Epochs:
+        """As they are now."""
 
-    async def policy(self, scope: Scope) -> VersionedPolicy: ...
+    async def policy(self, scope: Scope) -> VersionedPolicy:
+        """An agent's policy; version 0 without one."""
 
-    async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]: ...
+    async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]:
+        """The same for many, in their order, in one round trip."""
 
     async def put_policy(self, scope: Scope, policy: VersionedPolicy, facts: str) -> int:
         """Returns the new version; that of `policy` is not looked at."""
 
-    async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch: ...
+    async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch:
+        """Pulls or lifts an agent's switch; pulled again, it keeps the time of the first pull."""
 
-    async def agent_switch(self, scope: Scope) -> Switch: ...
+    async def agent_switch(self, scope: Scope) -> Switch:
+        """As it stands; lifted for an agent nobody knows."""
 
     async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
         """The tool with its revision, or None if another change came first."""
 
-    async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool: ...
+    async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool:
+        """False if there was none."""
 
     async def set_switch(self, namespace: str | None, switch: Switch) -> Switch:
         """Of a namespace, or (None) of everything."""
@@ -135,16 +150,20 @@ class Directory(Protocol):
     async def create_key(self, sha256_hex: str, key: ApiKey) -> bool:
         """False if that key existed before, revoked or not."""
 
-    async def key(self, sha256_hex: str) -> ApiKey | None: ...
+    async def key(self, sha256_hex: str) -> ApiKey | None:
+        """A key by the SHA-256 of its value, revoked ones included."""
 
-    async def keys(self, namespace: str) -> Sequence[ApiKey]: ...
+    async def keys(self, namespace: str) -> Sequence[ApiKey]:
+        """All of a namespace, oldest first."""
 
-    async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None: ...
+    async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None:
+        """Ends a key for every engine's next decision. None if the namespace has no such key."""
 
     async def see_agent(self, scope: Scope) -> None:
         """Puts an agent into its namespace's index."""
 
-    async def agents(self, namespace: str) -> Sequence[str]: ...
+    async def agents(self, namespace: str) -> Sequence[str]:
+        """Those seen in the last 400 days, by name."""
 
     async def check(self) -> str:
         """Why the store must not be used (its `maxmemory-policy`, its version); empty if it may."""

@@ -69,6 +69,7 @@ class SidecarSettings(BaseModel):
     spool_dir: Path = Field(
         Path(".interlock/spool"), description="Folder for settlements that could not be delivered yet"
     )
+    allow_remote_agents: bool = Field(False, description="Listen for agents on other addresses than loopback")
     allow_loopback_tools: bool = Field(False, description="Tools may be on loopback addresses")
     drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running calls at shutdown, ms")
     agent_stall_ms: int = Field(

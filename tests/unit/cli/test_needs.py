@@ -42,6 +42,18 @@ def test_a_sidecar_tells_all_it_needs_at_once(tmp_path: Path) -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("sidecar", "needed"),
+    [
+        ("host: 0.0.0.0", ["sidecar.host"]),
+        ("host: 10.0.0.7, allow_remote_agents: true", []),
+        ("host: '::1'", []),
+    ],
+)
+def test_agents_from_beyond_this_machine_must_be_accepted(sidecar: str, needed: list[str], tmp_path: Path) -> None:
+    assert needs(Role.DEV, tmp_path, f"sidecar: {{{sidecar}}}") == needed
+
+
 def test_dev_needs_nothing(tmp_path: Path) -> None:
     assert needs(Role.DEV, tmp_path) == []
 
