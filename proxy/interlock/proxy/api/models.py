@@ -25,6 +25,9 @@ MAX_SEQ = 2**63 - 1
 _FRAMING = frozenset(
     {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"}
 )
+# What speaks for Interlock: a tool must find one value there, ours.
+_OURS = frozenset({"idempotency-key", "content-digest", "signature", "signature-input"})
+_OUR_PREFIXES = ("interlock-", "x-onceonly-", "webhook-")
 
 
 def _no_dots(name: str) -> str:
@@ -52,9 +55,12 @@ def _credential_value(value: SecretStr) -> SecretStr:
     return value
 
 
-def _not_framing(header: str) -> str:
-    if header.lower() in _FRAMING:
+def _injectable(header: str) -> str:
+    name = header.lower().replace("_", "-")  # as CGI and WSGI read it
+    if name in _FRAMING:
         raise PydanticCustomError("header_name", "This header frames the message and cannot be injected")
+    if name in _OURS or name.startswith(_OUR_PREFIXES):
+        raise PydanticCustomError("header_name", "This header is set by Interlock and cannot be injected")
     return header
 
 
@@ -77,7 +83,7 @@ ToolGlob = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:*-]{1,128}$"
 ScopeId = Annotated[str, StringConstraints(pattern=r"^(global|agent:[A-Za-z0-9_.@:-]{1,128})$")]
 Identifier = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_-]{1,64}$")]
 HeaderName = Annotated[
-    str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"), AfterValidator(_not_framing)
+    str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{1,128}$"), AfterValidator(_injectable)
 ]
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Reason = Annotated[str, StringConstraints(max_length=512)]

@@ -73,6 +73,12 @@ def test_a_header_that_frames_the_message_is_not_injected(header: str) -> None:
     assert places(ToolBody, {**TOOL, "upstream_credential": credential}) == ["upstream_credential.header"]
 
 
+@pytest.mark.parametrize("header", ["Idempotency-Key", "interlock_agent", "Webhook-Signature", "Signature-Input"])
+def test_a_header_that_speaks_for_interlock_is_not_injected(header: str) -> None:
+    credential = {"header": header, "value": "v"}
+    assert places(ToolBody, {**TOOL, "upstream_credential": credential}) == ["upstream_credential.header"]
+
+
 @pytest.mark.parametrize("methods", [[], ["get"], ["CONNECT"], ["TRACE"], "POST"])
 def test_methods_that_cannot_be_forwarded_are_refused(methods: object) -> None:
     assert places(ToolBody, {**TOOL, "methods": methods})[0].startswith("methods")
