@@ -20,17 +20,18 @@ REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
 async def incoming_of(request: web.Request, max_body_bytes: int) -> Incoming:
-    """The request, read whole. Errors: `body_too_large` as soon as it is known, `invalid_body` for broken framing."""
+    """The request, read whole. Errors: those of `read_body`."""
     return Incoming(
         method=request.method,
         target=request.raw_path,
         headers=tuple(request.headers.items()),
-        body=await _body(request, max_body_bytes),
+        body=await read_body(request, max_body_bytes),
         request_id=request[REQUEST_ID],
     )
 
 
-async def _body(request: web.Request, max_body_bytes: int) -> bytes:
+async def read_body(request: web.Request, max_body_bytes: int) -> bytes:
+    """The body, whole. Errors: `body_too_large` as soon as it is known, `invalid_body` if it breaks off."""
     if (request.content_length or 0) > max_body_bytes:
         raise BodyTooLargeError(max_body_bytes)
     body = bytearray()
@@ -39,8 +40,8 @@ async def _body(request: web.Request, max_body_bytes: int) -> bytes:
             body += piece
             if len(body) > max_body_bytes:
                 raise BodyTooLargeError(max_body_bytes)
-    except web.RequestPayloadError as error:
-        raise InvalidRequestError("invalid_body", "the body's framing is broken") from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise InvalidRequestError("invalid_body", "the body broke off, or its framing is broken") from error
     return bytes(body)
 
 

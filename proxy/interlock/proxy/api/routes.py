@@ -8,7 +8,8 @@ from aiohttp import web
 
 from interlock.proxy.api import agents, audit, calls, keys, policies, switches, tools
 from interlock.proxy.api.port import Api
-from interlock.proxy.api.visit import Visit, bearer
+from interlock.proxy.api.visit import Visit
+from interlock.proxy.stages.intercept import bearer_key
 
 __all__ = ["Api", "routes"]
 
@@ -55,4 +56,5 @@ def _with_braces(path: str) -> str:
 
 
 async def _answer(api: Api, answering: Answering, request: web.Request) -> web.Response:
-    return web.json_response(await answering(Visit(api, request, bearer(request))))
+    credential = bearer_key(request.headers.getall("Authorization", []))
+    return web.json_response(await answering(Visit(api, request, credential)))

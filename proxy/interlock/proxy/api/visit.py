@@ -1,6 +1,5 @@
 """One request to the REST API, as its handler sees it: what it brings, and the engine to ask."""
 
-import re
 from dataclasses import dataclass
 from decimal import Decimal
 from typing import TypeVar
@@ -10,12 +9,11 @@ from grpc.aio import UnaryUnaryMultiCallable
 from pydantic import BaseModel, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 
-from interlock.governance.errors import UnauthenticatedError
 from interlock.proxy import strict_json
+from interlock.proxy.answering import read_body
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.port import Api
 from interlock.proxy.money import exact
-from interlock.proxy.request_errors import BodyTooLargeError, MissingKeyError
 
 Model = TypeVar("Model", bound=BaseModel)
 Question = TypeVar("Question")
@@ -24,8 +22,6 @@ Answer = TypeVar("Answer")
 MASK = "**********"
 SECRETS = frozenset({"auth", "upstream_credential"})
 """Fields of bodies from which nothing is repeated."""
-_BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
-_KEY = re.compile(r"[\x21-\x7e]{1,512}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +39,7 @@ class Visit:
 
     async def body(self, model: type[Model]) -> Model:
         """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError."""
-        raw = await self._read()
+        raw = await read_body(self.request, self.api.max_body_bytes)
         try:
             return model.model_validate(strict_json.parse(raw, parse_float=exact) if raw else {})
         except ValidationError as error:
@@ -62,27 +58,6 @@ class Visit:
             return kind.validate_python(self.request.match_info[name])
         except ValidationError as error:
             raise _invalid(error, "path", name) from None
-
-    async def _read(self) -> bytes:
-        limit = self.api.max_body_bytes
-        if (self.request.content_length or 0) > limit:
-            raise BodyTooLargeError(limit)
-        raw = bytearray()
-        async for piece in self.request.content.iter_any():
-            raw += piece
-            if len(raw) > limit:
-                raise BodyTooLargeError(limit)
-        return bytes(raw)
-
-
-def bearer(request: web.Request) -> str:
-    """The bearer key of a request (RFC 6750, 2.1). Raises UnauthenticatedError: none came, or what came is no key."""
-    found = _BEARER.fullmatch(request.headers.get("Authorization", "").strip())
-    if found is None:
-        raise MissingKeyError
-    if not _KEY.fullmatch(found[1]):
-        raise UnauthenticatedError("invalid_key", "Invalid API key")
-    return found[1]
 
 
 def _invalid(error: ValidationError, *place: str) -> InvalidFieldsError:

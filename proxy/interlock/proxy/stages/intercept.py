@@ -1,6 +1,7 @@
 """Intercept: reads what an agent's request asks for, strictly, before anybody else hears of it."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 
@@ -22,7 +23,8 @@ _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
 _AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}")
 _RUN_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_RUN_ID_LENGTH}}}")
 _SPEND = re.compile(r"[0-9]{1,32}(\.[0-9]{1,32})?([eE][+-]?[0-9]{1,3})?")
-_BEARER = re.compile(r"bearer +([\x21-\x7e]{1,512})", re.IGNORECASE)
+_BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
+_KEY = re.compile(r"[\x21-\x7e]{1,512}")
 _SF_STRING = re.compile(r'"((?:[ !#-\[\]-~]|\\["\\])*)"')  # RFC 8941 3.3.3
 _WAIT = re.compile(r'wait(\s*=\s*"?([0-9]{1,9})"?)?', re.IGNORECASE)  # RFC 7240 4.3
 
@@ -50,6 +52,21 @@ def tool_name(name: str) -> str:
     return name
 
 
+def bearer_key(values: Sequence[str]) -> str:
+    """The bearer key (RFC 6750 2.1) in a request's Authorization fields.
+
+    Errors: `missing_key` (there is none), `invalid_key` (it cannot be one, or there are two).
+    """
+    if len(values) > 1:
+        raise UnauthenticatedError("invalid_key", "Authorization stands more than once")
+    found = _BEARER.fullmatch(values[0].strip()) if values else None
+    if found is None:
+        raise MissingKeyError
+    if not _KEY.fullmatch(found[1]):
+        raise UnauthenticatedError("invalid_key", "Authorization holds no key of Interlock")
+    return found[1]
+
+
 class RequestFields:
     """The header fields of a request that speak to Interlock."""
 
@@ -70,19 +87,12 @@ class RequestFields:
         return values[0] if values else ""
 
     def credential(self, own: str) -> str:
-        """The bearer key (RFC 6750 2.1), or, if there is none at all, the sidecar's `own`: a bad one is not downgraded.
+        """The bearer key, or, without any Authorization, the sidecar's `own`: a bad one is not downgraded.
 
         Errors: `missing_key`, `invalid_key`.
         """
         values = self.all("Authorization")
-        if not values and own:
-            return own
-        if not values:
-            raise MissingKeyError
-        found = _BEARER.fullmatch(values[0])
-        if len(values) > 1 or found is None:
-            raise UnauthenticatedError("invalid_key", "Authorization must be one bearer key of Interlock")
-        return found[1]
+        return bearer_key(values) if values or not own else own
 
     def agent_id(self) -> str:
         """Errors: `invalid_header`."""

@@ -7,6 +7,7 @@ import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from grpc import StatusCode, aio
+from multidict import CIMultiDict
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc as rpc
@@ -76,6 +77,14 @@ async def test_without_a_bearer_key_nothing_is_asked(client: Client, recorder: R
 @pytest.mark.parametrize("key", ["two words", "a" * 513, "schlüssel"])
 async def test_what_cannot_be_a_key_is_an_invalid_one(client: Client, recorder: Recorder, key: str) -> None:
     response = await client.post("/v1/tools", json=TOOL, headers={"Authorization": f"Bearer {key}"})
+    assert response.status == 403
+    assert await response.json() == {"detail": "Invalid API key"}
+    assert recorder.puts == []
+
+
+async def test_of_two_keys_none_is_believed(client: Client, recorder: Recorder) -> None:
+    twice = CIMultiDict([("Authorization", f"Bearer {KEY}"), ("Authorization", "Bearer another")])
+    response = await client.post("/v1/tools", json=TOOL, headers=twice)
     assert response.status == 403
     assert await response.json() == {"detail": "Invalid API key"}
     assert recorder.puts == []
