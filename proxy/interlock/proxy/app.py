@@ -129,7 +129,9 @@ class FrontDoor:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
             if request.path == RUN_PATH:
                 response.headers.setdefault("Interlock-Decision", "error")
-            if self._readiness.draining or response.status == 413:
+            # After a body that broke off nobody knows where the next request begins.
+            broken = request.content.exception() is not None
+            if self._readiness.draining or response.status == 413 or broken:
                 response.force_close()
         return response
 

@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import web
+from aiohttp.http import RawRequestMessage
 from aiohttp.web_protocol import RequestHandler
 
 from interlock.proxy.answering import ExactAnswer
@@ -60,6 +61,19 @@ def _connection(manager: web.Server, loop: asyncio.AbstractEventLoop) -> Request
 
 
 class _Connection(RequestHandler):
+    def data_received(self, data: bytes) -> None:
+        """Breaks off a body whose framing broke: aiohttp tells nobody who reads it, and he would wait for ever."""
+        super().data_received(data)
+        if not self._messages or isinstance(self._messages[-1][0], RawRequestMessage):
+            return
+        bodies = [body for _, body in self._messages]
+        if self._current_request is not None:
+            bodies.append(self._current_request.content)
+        for body in bodies:
+            if not body.is_eof():
+                body.set_exception(web.RequestPayloadError("the body's framing is broken"))
+                body.feed_eof()
+
     def handle_error(
         self,
         request: web.BaseRequest,

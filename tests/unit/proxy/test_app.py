@@ -3,11 +3,12 @@ from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.app import Sidecar
 from tests.tool import Tool, answers, never_answers, waits_for
-from tests.unit.proxy.agents import client, reason_of, request_bytes, spoken, status_of
+from tests.unit.proxy.agents import body_of, client, reason_of, request_bytes, spoken, status_of
 from tests.unit.proxy.scripted_engine import (
     ScriptedEngine,
     embedded_sidecar,
@@ -108,6 +109,43 @@ async def test_a_body_that_is_too_large_is_refused_before_its_end(
     assert (status_of(answer), reason_of(answer)) == (413, "body_too_large")
     assert b"Connection: close" in answer
     assert engine.resolved == 0
+
+
+@pytest.mark.parametrize(
+    ("door", "status"), [("/tools/charge", 400), ("/v1/ai/run", 422), ("/v1/tools", 422)], ids=["tools", "run", "api"]
+)
+async def test_a_body_whose_framing_is_broken_is_the_clients_fault_at_every_door(
+    sidecar: Sidecar, engine: ScriptedEngine, door: str, status: int
+) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
+    writer.write(
+        f"POST {door} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n".encode()
+        + b"Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    async with asyncio.timeout(10):
+        # What comes with the head is judged with it; this comes when the body is being read.
+        await reader.readuntil(b"100 Continue\r\n\r\n")
+        writer.write(b"2\r\n{}\r\nno length\r\n")
+        answer = await reader.read()
+    writer.close()
+    assert status_of(answer) == status
+    assert b"invalid_body" in body_of(answer)
+    assert engine.resolved == 0
+
+
+@pytest.mark.parametrize("door", ["/tools/charge", "/v1/ai/run", "/v1/tools"])
+async def test_an_agent_that_leaves_before_its_body_is_whole_is_no_bug_of_ours(sidecar: Sidecar, door: str) -> None:
+    reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
+    writer.write(
+        f"POST {door} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer k\r\n".encode()
+        + b"Expect: 100-continue\r\nContent-Length: 10\r\n\r\n{"
+    )
+    with capture_logs() as logs:
+        async with asyncio.timeout(10):
+            await reader.readuntil(b"100 Continue\r\n\r\n")
+            writer.transport.abort()
+            await sidecar.drain()
+    assert [line["event"] for line in logs] == ["sidecar.draining"]
 
 
 async def test_a_body_of_exactly_the_limit_passes(engine: ScriptedEngine, spool_dir: Path, tool: Tool) -> None:
