@@ -1,9 +1,16 @@
 """How the governance engine runs."""
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+
+
+def _metadata_value(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value()
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of printable ASCII without space around it")
+    return secret
 
 
 class TlsFiles(BaseModel):
@@ -26,7 +33,7 @@ class EngineSettings(BaseModel):
     allow_plaintext: bool = Field(False, description="Listen without TLS on other addresses than loopback")
     admin_host: str = Field("127.0.0.1", description="Address of the admin listener: metrics and health")
     admin_port: int = Field(8403, ge=0, le=65_535, description="Its port; 0 takes a free one")
-    sidecar_token: SecretStr | None = Field(
+    sidecar_token: Annotated[SecretStr, AfterValidator(_metadata_value)] | None = Field(
         None,
         min_length=16,
         description="Shared with the sidecars: who shows it may authorize, settle and resolve tools",

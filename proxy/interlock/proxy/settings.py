@@ -1,14 +1,34 @@
 """How a sidecar runs."""
 
+import re
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
 
 KiB = 1024
 MiB = 1024 * KiB
 
 _STRICT = ConfigDict(frozen=True, extra="forbid")
+_HOST = re.compile(r"[a-z0-9._-]+|\[[0-9a-f:.]+\]", re.IGNORECASE)
+
+
+def _bare_host(host: str) -> str:
+    if not _HOST.fullmatch(host):
+        raise ValueError("must be a host name or [IPv6 address] without a port")
+    return host.lower()
+
+
+def _header_value(secret: SecretStr) -> SecretStr:
+    value = secret.get_secret_value()
+    if not value.isascii() or not value.isprintable() or value != value.strip():
+        raise ValueError("must be one line of printable ASCII without space around it")
+    return secret
+
+
+BareHost = Annotated[str, AfterValidator(_bare_host)]
+HeaderSecret = Annotated[SecretStr, AfterValidator(_header_value)]
+"""A secret that travels in a header: a line break in it would end every request with it."""
 
 
 class TlsFiles(BaseModel):
@@ -38,7 +58,9 @@ class EngineLink(BaseModel):
         pattern=r"^(embedded|grpcs?://[^/?#\s]+:\d{1,5})$",
     )
     allow_plaintext: bool = Field(False, description="Use grpc:// beyond loopback, e.g. inside a service mesh")
-    sidecar_token: SecretStr | None = Field(None, description="Shown to the engine with every call; the engine has it")
+    sidecar_token: HeaderSecret | None = Field(
+        None, description="Shown to the engine with every call; the engine has it"
+    )
     tls: TlsFiles | None = Field(None, description="Certificates for grpcs://")
     timeout_ms: int = Field(3_000, ge=10, le=60_000, description="Time for one Authorize, Renew or Settle, ms")
     repeats: int = Field(1, ge=0, le=10, description="How often a question whose answer was lost is asked again")
@@ -59,11 +81,11 @@ class SidecarSettings(BaseModel):
     port: int = Field(8400, ge=0, le=65_535, description="Its port; 0 takes a free one")
     admin_host: str = Field("127.0.0.1", description="Address of the admin listener")
     admin_port: int = Field(8401, ge=0, le=65_535, description="Its port; 0 takes a free one")
-    allowed_hosts: tuple[str, ...] = Field(
+    allowed_hosts: tuple[BareHost, ...] = Field(
         (), description="Values of Host that agents may use, beside localhost, 127.0.0.1 and [::1]; without a port"
     )
     max_body_bytes: int = Field(1 * MiB, ge=0, le=1024 * MiB, description="A larger request is refused, bytes")
-    agent_key: SecretStr | None = Field(
+    agent_key: HeaderSecret | None = Field(
         None, description="The key that calls to /tools without one are made with; a secret"
     )
     spool_dir: Path = Field(
@@ -77,11 +99,3 @@ class SidecarSettings(BaseModel):
     )
     engine: EngineLink = Field(default_factory=EngineLink, description="The governance engine")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")
-
-    @field_validator("allowed_hosts")
-    @classmethod
-    def _bare_hosts(cls, hosts: tuple[str, ...]) -> tuple[str, ...]:
-        for host in hosts:
-            if not host or "/" in host or (":" in host and not host.startswith("[")) or host != host.strip():
-                raise ValueError(f"{host!r} is no host name or [IPv6 address] without a port")
-        return tuple(host.lower() for host in hosts)

@@ -129,7 +129,7 @@ engine:
         "interlock.yaml:2: redis.timeout_ms: Input should be a valid integer, unable to parse string as an integer",
         "interlock.yaml:4: sidecar.prot: unknown key; did you mean port?",
         "interlock.yaml:5: sidecar.port: Input should be less than or equal to 65535",
-        "interlock.yaml:6: sidecar.allowed_hosts: 'not/fine' is no host name or [IPv6 address] without a port",
+        "interlock.yaml:6: sidecar.allowed_hosts[1]: must be a host name or [IPv6 address] without a port",
         "interlock.yaml:8: sidecar.engine.timeout_ms: Input should be less than or equal to 60000",
         "interlock.yaml:9: sidecar.engine.tls: cert_file and key_file go together",
         "interlock.yaml:10: engin: unknown key; did you mean engine?",
