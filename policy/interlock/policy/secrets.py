@@ -35,9 +35,19 @@ class Keyring:
         self._ciphers = {key_id: AESGCM(key) for key_id, key in keys.items()}
 
     def seal(self, secret: str, belongs_to: str) -> Sealed:
+        """Seals under the current key."""
         nonce = secrets.token_bytes(NONCE_BYTES)
         ciphertext = self._ciphers[self._current].encrypt(nonce, secret.encode(), belongs_to.encode())
         return Sealed(self._current, _text(nonce), _text(ciphertext))
+
+    def renewed(self, sealed: Sealed, belongs_to: str) -> Sealed:
+        """The same secret under the current key; as it is if it is that already, or cannot be read."""
+        if sealed.key_id == self._current:
+            return sealed
+        try:
+            return self.seal(self.open(sealed, belongs_to), belongs_to)
+        except InternalError:
+            return sealed
 
     def open(self, sealed: Sealed, belongs_to: str) -> str:
         """Errors: InternalError `secret_unreadable` if the master key is gone or the record was tampered with."""

@@ -130,7 +130,9 @@ def with_secrets(
 ) -> Tool:
     """The tool with its secrets sealed: new ones, those it keeps from `stored`, and a replaced one for its grace."""
     owner = owner_of(namespace, tool)
-    kept = stored.secrets if stored else ()
+    # Every put moves what it keeps under the current master key, so an old key can be retired.
+    before = stored.secrets if stored else ()
+    kept = tuple(replace(secret, sealed=keyring.renewed(secret.sealed, owner)) for secret in before)
     if secrets.signing is not None:
         current = _readable(kept[0], owner, keyring) if kept else None
         if secrets.signing != current:
@@ -138,6 +140,8 @@ def with_secrets(
             replaced = [replace(kept[0], until_ms=now_ms + secrets.grace_s * 1000)] if graced else []
             kept = (_secret(secrets.signing, owner, keyring), *replaced)
     header, value = (stored.upstream_header, stored.upstream_value) if stored else ("", None)
+    if value is not None:
+        value = keyring.renewed(value, owner)
     if secrets.upstream_header is not None:
         header = secrets.upstream_header
         value = keyring.seal(secrets.upstream_value, owner) if header else None

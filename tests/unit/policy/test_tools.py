@@ -153,6 +153,18 @@ def test_the_same_secret_again_is_no_rotation() -> None:
     assert with_secrets(tools.Secrets(signing="first-secret"), first).secrets == first.secrets
 
 
+def test_putting_a_tool_again_moves_its_secrets_under_the_current_master_key() -> None:
+    old, new = generate_key(), generate_key()
+    given = tools.Secrets(signing="first-secret", upstream_header="X-Key", upstream_value="v")
+    first = tools.with_secrets(TOOL, given, None, namespace="acme", keyring=Keyring(parse_keys(old)), now_ms=NOW_MS)
+    rotated = Keyring(parse_keys(f"{new},{old}"))
+    moved = tools.with_secrets(TOOL, tools.Secrets(), first, namespace="acme", keyring=rotated, now_ms=NOW_MS)
+    retired = Keyring(parse_keys(new))
+    assert tools.signing_secrets(moved, "acme/global/charge", retired, NOW_MS) == ["first-secret"]
+    assert moved.upstream_value is not None
+    assert retired.open(moved.upstream_value, "acme/global/charge") == "v"
+
+
 def test_a_secret_of_a_lost_master_key_can_be_replaced() -> None:
     lost = Keyring(parse_keys(generate_key()))
     first = tools.Secrets(signing="first-secret")
