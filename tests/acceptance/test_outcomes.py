@@ -186,7 +186,7 @@ async def test_a_row_of_the_outcome_table(scene: Scene, scripted: Scripted, row:
         return await scene.call(name, body, method=row.method, headers={"Interlock-Spend-Usd": str(SPEND)})
 
     first = await call()
-    assert_told(first, row)
+    assert_told(first, row, declared)
     assert (first.decision, first.replayed) == ("executed", False)
     assert await scene.charged() == CHARGED_AFTER[row.outcome]
     assert [event["verdict"] for event in await scene.events("settlement")] == [row.outcome]
@@ -201,18 +201,18 @@ async def test_a_row_of_the_outcome_table(scene: Scene, scripted: Scripted, row:
         assert (second.json["reason"], second.json["retryable"]) == ("outcome_unknown", False)
         assert (len(scripted.received), await scene.charged()) == (1, (1, SPEND))
     else:
-        assert_told(second, row)
+        assert_told(second, row, declared)
         spent = SPEND if row.outcome == "AMBIGUOUS" else 0
         assert (len(scripted.received), await scene.charged()) == (2, (2, spent))
     assert len(scripted.keys) == 1
 
 
-def assert_told(answer: Answer, row: Row) -> None:
+def assert_told(answer: Answer, row: Row, declared: str = "retry") -> None:
     """The agent got the tool's own answer, or a problem in its place, or can tell that the answer broke off."""
     assert (answer.status, answer.whole) == (row.status, not row.torn)
     if row.problem:
         assert (answer.json["reason"], answer.header("Content-Type")) == (row.problem, "application/problem+json")
-        assert answer.json["retryable"]
+        assert answer.json["retryable"] is (declared == "retry" and row.problem != "upstream_invalid")
     else:
         assert answer.body == row.body
         assert answer.header("Content-Type") != "application/problem+json"

@@ -196,6 +196,21 @@ class Call:
         return _DECISIONS[self.verdict.verdict]
 
     @property
+    def held(self) -> bool:
+        """Whether the same call is not let through again: it may have happened, and its tool must not repeat it."""
+        ambiguous = self.executed and self.forwarded.outcome == pb.OUTCOME_AMBIGUOUS
+        return ambiguous and self.tool.on_ambiguous == pb.ON_AMBIGUOUS_HOLD and self._remembered
+
+    @property
+    def _remembered(self) -> bool:
+        """Whether the engine takes the same call for the same: what `DedupMode` says, unless the agent sent a key."""
+        mode = self.tool.dedup_mode
+        off = mode == pb.DEDUP_MODE_OFF
+        if mode == pb.DEDUP_MODE_UNSPECIFIED:
+            off = self.tool.read_only or self.ask.method in ("GET", "HEAD")
+        return bool(self.ask.idempotency_key) or not off
+
+    @property
     def reason(self) -> str:
         """The stable reason of what became of the call."""
         return self.forwarded.failure or self.verdict.reason

@@ -2,6 +2,8 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from types import TracebackType
 from typing import Self
 
@@ -30,6 +32,7 @@ class HeldLease:
         self._timer: asyncio.TimerHandle | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._stream: asyncio.Timeout | None = None
+        self._end_timer: asyncio.TimerHandle | None = None
 
     async def __aenter__(self) -> Self:
         self._schedule()
@@ -38,8 +41,9 @@ class HeldLease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        if self._timer is not None:
-            self._timer.cancel()
+        for timer in (self._timer, self._end_timer):
+            if timer is not None:
+                timer.cancel()
         if self._renewing is not None:
             self._renewing.cancel()
             await asyncio.wait([self._renewing])
@@ -50,11 +54,20 @@ class HeldLease:
             return self._revoked
         return "" if time.monotonic() < self._lease.until else "lease_lost"
 
-    def cuts(self, stream: asyncio.Timeout) -> None:
-        """A stream runs under this lease from now on: it is renewed more often, and its end cuts the stream."""
-        self._stream = stream
-        self._interval_s = min(self._interval_s, STREAM_RENEWAL_S)
-        self._schedule()
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[asyncio.Timeout]:
+        """A stream under this lease, which is renewed more often for it. When the lease is refused or over, it is cut:
+        TimeoutError.
+        """
+        async with asyncio.timeout(None) as stream:
+            self._stream = stream
+            self._interval_s = min(self._interval_s, STREAM_RENEWAL_S)
+            self._schedule()
+            self._watch_end()
+            try:
+                yield stream
+            finally:
+                self._stream = None
 
     def _schedule(self) -> None:
         if self._timer is not None:
@@ -81,7 +94,21 @@ class HeldLease:
         if response.renewed:
             length_s = response.lease_ms / 1000
             self._lease = Lease(until=asked_at + length_s, length_s=length_s)
+            if self._stream is not None:
+                self._watch_end()
             return
-        self._revoked = response.reason or "lease_lost"
-        if self._stream is not None:
-            self._stream.reschedule(asyncio.get_running_loop().time())
+        self._end(response.reason or "lease_lost")
+
+    def _watch_end(self) -> None:
+        """Has the stream end with the lease, unless that is renewed meanwhile."""
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        left_s = self._lease.until - time.monotonic()
+        self._end_timer = asyncio.get_running_loop().call_later(left_s, self._end, "lease_lost")
+
+    def _end(self, why: str) -> None:
+        """Nothing is sent under this lease any more, nor is a stream read on."""
+        self._revoked = self._revoked or why
+        stream, self._stream = self._stream, None
+        if stream is not None and not stream.expired():
+            stream.reschedule(asyncio.get_running_loop().time())

@@ -14,8 +14,8 @@ MAX_DOUBLINGS = 64
 """Far beyond `LAST_BACKOFF_S`, and within what a float holds: a spool may try for days."""
 NEVER_RETRIED = frozenset({"destination_refused", "upstream_invalid"})
 """Failures that the next try would meet again."""
-SAY_NOTHING_WAS_SENT = frozenset({"upstream_unreachable", "upstream_circuit_open", "destination_refused"})
-"""Failures that are true of a try, and not of a call of which an earlier try was sent."""
+STOPPED = frozenset({"agent_disabled", "tool_disabled", "kill_switch"})
+"""Failures by a switch that was pulled after the call was let through."""
 
 
 def outcome_of(status: int, *, sent: bool, whole: bool) -> Outcome:
@@ -45,6 +45,15 @@ def settled_outcome(last: Outcome, *, earlier_ambiguous: bool) -> Outcome:
     if earlier_ambiguous and last in (pb.OUTCOME_NOT_SENT, pb.OUTCOME_REJECTED):
         return pb.OUTCOME_AMBIGUOUS
     return last
+
+
+def call_failure(tried: Forwarded, earlier: str) -> str:
+    """Why a call failed whose last try was `tried`. `earlier` is why an ambiguous try before it did, if there was one.
+
+    That nothing was sent is then true of the last try only, and is not told. A switch stays the reason.
+    """
+    not_sent = tried.outcome == pb.OUTCOME_NOT_SENT and tried.failure not in STOPPED
+    return earlier if earlier and not_sent else tried.failure
 
 
 def backoff_s(tried: Forwarded, tool: pb.ToolRoute, tries: int) -> float | None:

@@ -6,13 +6,14 @@ which rule decided, `budget` what is left. The OnceOnly shapes of `/v1` live in 
 
 import json
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from http import HTTPStatus
 
 from interlock.governance.errors import InterlockError, Kind
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Call, Decision, Headers
 from interlock.proxy.money import usd_of
+from interlock.proxy.outcomes import STOPPED
 
 CONTENT_TYPE = "application/problem+json"
 TYPE_PREFIX = "https://interlock.dev/problems/"
@@ -47,7 +48,9 @@ STATUS_OF_REASON = {
     "upstream_invalid": 502,
     "upstream_circuit_open": 503,
     "destination_refused": 502,
+    "agent_gone": 504,
     "lease_lost": 503,
+    "internal": 500,
 }
 STATUS_OF_KIND = {
     Kind.INVALID: 400,
@@ -61,7 +64,7 @@ STATUS_OF_KIND = {
 }
 STATUS_OF_VERDICT = {pb.VERDICT_BLOCKED: 403, pb.VERDICT_MISMATCH: 422}
 RETRYABLE_STATUS = frozenset({409, 429, 502, 503, 504})
-NOT_RETRYABLE = frozenset({"outcome_unknown", "answer_not_kept", "destination_refused"})
+NOT_RETRYABLE = frozenset({"outcome_unknown", "answer_not_kept", "destination_refused", "upstream_invalid"})
 MESSAGES = {
     "upstream_timeout": "the tool did not answer in time; whether it acted is not known",
     "upstream_unreachable": "the tool cannot be reached; nothing was sent",
@@ -70,7 +73,9 @@ MESSAGES = {
     "upstream_error": "the tool answered with an error and could not be tried again; whether it acted is not known",
     "upstream_circuit_open": "the tool failed too often just now and is left alone for a while; nothing was sent",
     "destination_refused": "the tool's address is one that tools must not have; nothing was sent",
-    "lease_lost": "the reservation of this call ran out before it could be sent",
+    "agent_gone": "the agent left and the tool's answer did not end; whether the tool acted is not known",
+    "lease_lost": "the reservation of this call ran out before the call was over",
+    "internal": "a bug of ours, which is in the log; whether the tool acted is not known",
     "in_flight": "the same call is running now",
     "outcome_unknown": "an earlier try of this call may have happened, and this tool must not be repeated",
     "idempotency_key_reused": "this Idempotency-Key was used for another call",
@@ -93,7 +98,10 @@ MAX_SF_INTEGER = 999_999_999_999_999
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One refusal or failure. `facts` are extension members beside the standing ones."""
+    """One refusal or failure. `facts` are extension members beside the standing ones.
+
+    `held` says that the same call is not let through again, whatever the failure.
+    """
 
     status: int
     reason: str
@@ -103,11 +111,12 @@ class Problem:
     budget: pb.Budget | None = None
     facts: dict[str, object] = field(default_factory=dict)
     headers: Headers = ()
+    held: bool = False
 
     @property
     def retryable(self) -> bool:
         passes = self.status in RETRYABLE_STATUS or self.retry_after_s is not None
-        return passes and self.reason not in NOT_RETRYABLE
+        return passes and not self.held and self.reason not in NOT_RETRYABLE
 
     def document(self) -> bytes:
         """RFC 9457, section 3: the standard members and ours, compact JSON."""
@@ -172,8 +181,17 @@ def _retry_after_s(verdict: pb.AuthorizeResponse, status: int) -> int | None:
     return 1 if status == 429 or verdict.verdict == pb.VERDICT_IN_FLIGHT else None
 
 
+def problem_of_forwarded(call: Call) -> Problem:
+    """A call that was let through and got no answer of its tool."""
+    forwarded = call.forwarded
+    problem = problem_of_failure(forwarded.failure, forwarded.retry_after_s)
+    if forwarded.failure in STOPPED and forwarded.outcome == pb.OUTCOME_AMBIGUOUS:
+        problem = replace(problem, detail=f"{problem.detail}; an earlier try of this call was sent and may have acted")
+    return replace(problem, held=call.held)
+
+
 def problem_of_failure(failure: str, retry_after_s: float | None = None) -> Problem:
-    """A call that got no answer of its tool: `failure` is why, the same word that it was settled with."""
+    """No answer of the tool: `failure` is why, the same word that the call was settled with."""
     status = STATUS_OF_REASON.get(failure, 502)
     wait = math.ceil(retry_after_s) if retry_after_s is not None else (1 if status == 503 else None)
     return Problem(status, failure, MESSAGES.get(failure, f"the call could not go on: {failure}"), retry_after_s=wait)

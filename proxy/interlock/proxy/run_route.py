@@ -15,6 +15,7 @@ from interlock.proxy.api.errors import InvalidField, InvalidFieldsError, answer_
 from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
 from interlock.proxy.money import exact, micros_of
+from interlock.proxy.outcomes import STOPPED
 from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
 from interlock.proxy.stages.intercept import RequestFields
@@ -23,8 +24,6 @@ PATH = "/v1/ai/run"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 JSON_CONTENT_TYPE = "application/json"
 MAX_RUN_ID_BYTES = 256
-# What an engine's refusal to renew stops: the call was let through, and was then not sent after all.
-STOPPED = frozenset({"agent_disabled", "tool_disabled", "kill_switch"})
 
 _SPACE = " \t\n\r"
 
@@ -201,8 +200,10 @@ def _conflict(error: str, facts: Mapping[str, object], retry_after_s: int | None
 
 def _answer_of(call: Call) -> bytes:
     """The contract's answer; the tool's own JSON stands in it as the tool wrote it."""
-    if call.executed and call.forwarded.failure not in STOPPED:
-        forwarded = call.forwarded
+    forwarded = call.forwarded
+    # Let through, and by a switch not sent after all: as if it had been refused.
+    stopped = forwarded.failure in STOPPED and forwarded.outcome == pb.OUTCOME_NOT_SENT
+    if call.executed and not stopped:
         body = forwarded.body if forwarded.whole else None
         return _result_answer(call, "ok", forwarded.status, body, forwarded.failure)
     if call.verdict.verdict == pb.VERDICT_REPLAY:

@@ -18,6 +18,7 @@ from interlock.proxy.problems import (
     error_fields,
     problem_of_error,
     problem_of_failure,
+    problem_of_forwarded,
     problem_of_lost_answer,
     problem_of_verdict,
     standing_fields,
@@ -148,7 +149,7 @@ def _answer_to(call: Call) -> tuple[int, Headers, bytes]:
 def _problem_of(call: Call) -> Problem:
     verdict = call.verdict
     if call.executed:
-        return problem_of_failure(call.forwarded.failure, call.forwarded.retry_after_s)
+        return problem_of_forwarded(call)
     if verdict.verdict != pb.VERDICT_REPLAY:
         return problem_of_verdict(verdict)
     return problem_of_lost_answer(verdict) or problem_of_failure(verdict.failure)

@@ -73,6 +73,7 @@ class ScriptedEngine(governance_pb2_grpc.GovernanceServicer):
         self.settling = asyncio.Event()
         self.on_renewal: Callable[[], object] = lambda: None
         self.renewal = pb.RenewResponse(renewed=True, lease_ms=LEASE_MS)
+        self.renew_error: InterlockError | None = None
         self.lease_ms = LEASE_MS
         self.answers_lost = 0
         self.resolved = 0
@@ -108,6 +109,8 @@ class ScriptedEngine(governance_pb2_grpc.GovernanceServicer):
 
     async def Renew(self, request: pb.RenewRequest, context: Any) -> pb.RenewResponse:
         self.on_renewal()
+        if self.renew_error is not None:
+            await abort(context, self.renew_error)
         return self.renewal
 
     async def Settle(self, request: pb.SettleRequest, context: Any) -> pb.SettleResponse:

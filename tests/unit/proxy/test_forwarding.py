@@ -1,6 +1,8 @@
 import asyncio
 from collections.abc import AsyncIterator
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -10,12 +12,21 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.app import Sidecar
 from interlock.proxy.stages import forward
 from tests.tool import Tool, answers, never_answers, resets, streams, waits_for
-from tests.unit.proxy.agents import client, request_bytes
+from tests.unit.proxy.agents import client, request_bytes, spoken
 from tests.unit.proxy.scripted_engine import (
     DOWN,
     ScriptedEngine,
     embedded_sidecar,
 )
+
+
+async def endless_after(first: bytes, event: asyncio.Event | None = None) -> AsyncIterator[bytes]:
+    """One piece, and, once the event is there, more without an end; without an event, nothing."""
+    yield first
+    await (event or asyncio.Event()).wait()
+    while True:
+        yield b"x" * 65_536
+        await asyncio.sleep(0)
 
 
 def spooled(folder: Path) -> list[Path]:
@@ -117,8 +128,104 @@ async def test_a_pulled_switch_stops_further_tries(
     tool.does(waits_for(renewed, answers(500)), answers(200))
     answer = await agent.post("/tools/charge")
     assert (answer.status_code, answer.json()["reason"]) == (403, "kill_switch")
+    assert answer.json()["detail"] == "a kill switch is pulled; an earlier try of this call was sent and may have acted"
     assert len(tool.received) == 1
     assert engine.settled[0].outcome == pb.OUTCOME_AMBIGUOUS
+
+
+async def test_a_call_whose_lease_ends_between_its_tries_is_told_as_the_one_that_was_sent(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.max_retries = 1
+    engine.lease_ms = 60
+    engine.renew_error = DOWN
+    over, renewals = asyncio.Event(), count(1)
+    # One is asked for every third of the lease.
+    engine.on_renewal = lambda: over.set() if next(renewals) == 4 else None
+    tool.does(waits_for(over, answers(500)), answers(200))
+    answer = await agent.post("/tools/charge")
+    assert (answer.status_code, answer.json()["reason"]) == (502, "upstream_error")
+    assert "whether it acted is not known" in answer.json()["detail"]
+    assert answer.headers["Interlock-Decision"] == "executed"
+    assert len(tool.received) == 1
+    assert engine.settled[0].outcome == pb.OUTCOME_AMBIGUOUS
+
+
+async def test_a_stream_whose_lease_cannot_be_renewed_ends_with_it(
+    sidecar: Sidecar, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.lease_ms = 200
+    engine.renew_error = DOWN
+    tool.does(streams(endless_after(b"first")))
+    answer = await spoken(sidecar, request_bytes())
+    assert b"first" in answer
+    assert not answer.endswith(b"0\r\n\r\n")
+    settled = await engine.until_settled()
+    assert (settled.outcome, settled.failure) == (pb.OUTCOME_AMBIGUOUS, "lease_lost")
+
+
+async def test_a_stream_that_is_renewed_outlives_its_lease(
+    sidecar: Sidecar, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.lease_ms = 900
+    engine.renewal = pb.RenewResponse(renewed=True, lease_ms=900)
+    outlived, renewals = asyncio.Event(), count(1)
+    engine.on_renewal = lambda: outlived.set() if next(renewals) == 4 else None
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"first"
+        await outlived.wait()
+        yield b"last"
+
+    tool.does(streams(pieces()))
+    assert (await spoken(sidecar, request_bytes())).endswith(b"4\r\nlast\r\n0\r\n\r\n")
+    assert (await engine.until_settled()).outcome == pb.OUTCOME_SUCCEEDED
+
+
+async def test_a_bug_of_ours_leaves_no_call_unsettled_and_is_told_as_one(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(forward, "signed", lambda *_: 1 / 0)
+    answer = await agent.post("/tools/charge")
+    assert (answer.status_code, answer.json()["reason"], answer.json()["retryable"]) == (500, "internal", False)
+    assert "whether the tool acted is not known" in answer.json()["detail"]
+    assert (engine.settled[0].outcome, engine.settled[0].failure) == (pb.OUTCOME_AMBIGUOUS, "internal")
+
+
+@pytest.mark.parametrize(
+    ("tool_is", "headers", "retryable"),
+    [
+        ({"on_ambiguous": pb.ON_AMBIGUOUS_RETRY}, {}, True),
+        ({"on_ambiguous": pb.ON_AMBIGUOUS_HOLD}, {}, False),
+        ({"on_ambiguous": pb.ON_AMBIGUOUS_HOLD, "read_only": True}, {}, True),
+        ({"on_ambiguous": pb.ON_AMBIGUOUS_HOLD, "dedup_mode": pb.DEDUP_MODE_OFF}, {}, True),
+        ({"on_ambiguous": pb.ON_AMBIGUOUS_HOLD, "dedup_mode": pb.DEDUP_MODE_OFF}, {"Idempotency-Key": "k"}, False),
+        ({"on_ambiguous": pb.ON_AMBIGUOUS_HOLD, "dedup_mode": pb.DEDUP_MODE_DERIVED, "read_only": True}, {}, False),
+    ],
+    ids=["retry", "hold", "read only", "not remembered", "not remembered, with a key", "read only, remembered"],
+)
+async def test_a_call_that_may_have_happened_and_is_held_is_not_to_be_made_again(
+    agent: httpx.AsyncClient,
+    engine: ScriptedEngine,
+    tool: Tool,
+    tool_is: dict[str, Any],
+    headers: dict[str, str],
+    *,
+    retryable: bool,
+) -> None:
+    engine.tool.MergeFrom(pb.ToolRoute(**tool_is))
+    tool.does(resets())
+    answer = await agent.post("/tools/charge", headers=headers)
+    assert (answer.json()["reason"], answer.json()["retryable"]) == ("upstream_reset", retryable)
+
+
+async def test_what_a_held_tool_was_not_sent_may_be_sent_again(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.on_ambiguous = pb.ON_AMBIGUOUS_HOLD
+    await tool.stop()
+    answer = await agent.post("/tools/charge")
+    assert (answer.json()["reason"], answer.json()["retryable"]) == ("upstream_unreachable", True)
 
 
 async def test_an_answer_whose_settlement_cannot_be_had_says_so_and_is_settled_later(
@@ -197,15 +304,7 @@ async def test_a_stream_without_an_end_is_not_read_for_ever_once_its_agent_is_go
 ) -> None:
     monkeypatch.setattr(forward, "MAX_UNHEARD_S", 0.05)
     gone = asyncio.Event()
-
-    async def endless() -> AsyncIterator[bytes]:
-        yield b"first"
-        await gone.wait()
-        while True:
-            yield b"x" * 65_536
-            await asyncio.sleep(0)
-
-    tool.does(streams(endless()))
+    tool.does(streams(endless_after(b"first", gone)))
     reader, writer = await asyncio.open_connection("127.0.0.1", sidecar.port)
     writer.write(request_bytes())
     await reader.readuntil(b"first")

@@ -1,3 +1,4 @@
+import asyncio
 import json
 from typing import Any
 
@@ -5,7 +6,7 @@ import httpx
 import pytest
 
 from interlock.governance.v1 import governance_pb2 as pb
-from tests.tool import Tool, answers
+from tests.tool import Tool, answers, waits_for
 from tests.unit.proxy.scripted_engine import ScriptedEngine, blocked, running
 
 
@@ -105,6 +106,35 @@ async def test_a_blocked_run_is_told_with_a_200(agent: httpx.AsyncClient, engine
         "risk_level": "high",
         "result": None,
     }
+
+
+async def test_a_run_that_a_switch_stops_before_it_is_sent_is_blocked(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.max_retries = 10
+    engine.lease_ms = 60
+    engine.renewal = pb.RenewResponse(renewed=False, reason="kill_switch")
+    await tool.stop()
+    told = (await agent.post("/v1/ai/run", json=ran())).json()
+    assert (told["ok"], told["allowed"], told["decision"]) == (False, False, "blocked")
+    assert (told["policy_reason"], told["result"]) == ("kill_switch", None)
+    assert engine.settled[0].outcome == pb.OUTCOME_NOT_SENT
+
+
+async def test_a_run_that_a_switch_stops_after_a_try_that_may_have_acted_is_not_told_as_blocked(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.max_retries = 1
+    engine.lease_ms = 60
+    engine.renewal = pb.RenewResponse(renewed=False, reason="kill_switch")
+    renewed = asyncio.Event()
+    engine.on_renewal = renewed.set
+    tool.does(waits_for(renewed, answers(500)))
+    told = (await agent.post("/v1/ai/run", json=ran())).json()
+    assert (told["ok"], told["allowed"], told["decision"]) == (False, True, "executed")
+    assert (told["policy_reason"], told["result"]) == ("tool_error", {"error": "kill_switch", "status": None})
+    assert len(tool.received) == 1
+    assert engine.settled[0].outcome == pb.OUTCOME_AMBIGUOUS
 
 
 async def test_a_run_waits_by_itself_for_the_same_call(agent: httpx.AsyncClient, engine: ScriptedEngine) -> None:

@@ -5,6 +5,7 @@ import httpx
 import pytest
 
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.problems import MESSAGES
 from tests.tool import Tool
 from tests.unit.proxy.agents import client
 from tests.unit.proxy.scripted_engine import (
@@ -122,13 +123,25 @@ async def test_a_duplicate_that_waits_gets_its_leaders_answer(agent: httpx.Async
     assert 6_000 < engine.awaited[0].wait_ms <= 7_000
 
 
+@pytest.mark.parametrize(
+    ("failure", "status", "retryable"),
+    [
+        ("upstream_timeout", 504, True),
+        ("upstream_invalid", 502, False),
+        ("agent_gone", 504, True),
+        ("lease_lost", 503, True),
+        ("internal", 500, False),
+    ],
+)
 async def test_a_waiter_whose_leader_got_no_answer_is_told_why(
-    agent: httpx.AsyncClient, engine: ScriptedEngine
+    agent: httpx.AsyncClient, engine: ScriptedEngine, failure: str, status: int, *, retryable: bool
 ) -> None:
-    failed = pb.AuthorizeResponse(verdict=pb.VERDICT_REPLAY, reason="replayed", failure="upstream_timeout")
+    failed = pb.AuthorizeResponse(verdict=pb.VERDICT_REPLAY, reason="replayed", failure=failure)
     engine.verdicts += [running(), failed]
     answer = await agent.post("/tools/charge", headers={"Prefer": "wait"})
-    assert (answer.status_code, answer.json()["reason"]) == (504, "upstream_timeout")
+    assert (answer.status_code, answer.json()["reason"]) == (status, failure)
+    assert answer.json()["retryable"] is retryable
+    assert answer.json()["detail"] == MESSAGES[failure]
     # A bare `wait` is as long as the tool may take: its one try, 5 s.
     assert 4_000 < engine.awaited[0].wait_ms <= 5_000
 

@@ -19,8 +19,8 @@ from interlock.proxy.lease import HeldLease
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.outcomes import (
     NEVER_RETRIED,
-    SAY_NOTHING_WAS_SENT,
     backoff_s,
+    call_failure,
     has_no_body,
     outcome_of,
     retry_after_s,
@@ -85,10 +85,8 @@ class Forward:
             if tried.outcome == pb.OUTCOME_AMBIGUOUS:
                 earlier = tried.failure or "upstream_error"
             await asyncio.sleep(wait_s)
-        if earlier and tried.failure in SAY_NOTHING_WAS_SENT:
-            tried = replace(tried, failure=earlier)
         outcome = settled_outcome(tried.outcome, earlier_ambiguous=bool(earlier))
-        return replace(tried, outcome=outcome, upstream_s=upstream_s)
+        return replace(tried, outcome=outcome, failure=call_failure(tried, earlier), upstream_s=upstream_s)
 
     async def _try(self, call: Call, lease: HeldLease, breaker: Breaker, tries: int) -> Forwarded:
         """One try, unless something holds it back: the breaker, or the lease when the first byte is to leave."""
@@ -167,8 +165,7 @@ class _Reading:
         self._head = replace(self._head, passed=True, final=True)
         await agent.begin(self._call, self._head)
         try:
-            async with asyncio.timeout(None) as stream:
-                self._lease.cuts(stream)
+            async with self._lease.stream() as stream:
                 async for piece in self._answer.chunks():
                     body.add(piece)
                     if length is not None and body.size >= length:
