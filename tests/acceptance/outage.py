@@ -34,7 +34,7 @@ class _Alone(InterlockDev):
         return self.process is not None and self.process.returncode is None
 
     async def _alive(self) -> bool:
-        async with httpx.AsyncClient() as client:
+        async with httpx.AsyncClient(verify=False) as client:
             try:
                 return (await client.get(f"{self.admin_url}/healthz")).is_success
             except httpx.TransportError:
@@ -226,7 +226,7 @@ async def apart(folder: Path, redis_url: str) -> AsyncIterator[Apart]:
 async def scene_at(first: InterlockDev, second: InterlockDev | None = None) -> AsyncIterator[Scene]:
     """A new agent at sidecars of the test's own; each of its calls costs `PRICE_USD`, and the first tells of them."""
     headers = {"Authorization": f"Bearer {first.key}"}
-    async with httpx.AsyncClient(headers=headers, timeout=60) as operator:
+    async with httpx.AsyncClient(headers=headers, timeout=60, verify=False) as operator:
         scene = Scene(Sidecars(first, second or first), operator)
         await scene.policy(pricing_rules=[{"tool": "*", "price_usd": PRICE_USD}])
         yield scene

@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import httpx
 import pytest
 
 from tests.acceptance.evidence import no_trace
@@ -154,9 +153,9 @@ async def test_a_tool_that_makes_no_sense_is_refused(
 
 @pytest.mark.parametrize("name", ["a%7Db", "a%20b", "a%0d%0aX-Evil:%201", "%C3%A4", "a" * 129, "a%2fb", "%2e%2e"])
 async def test_a_tool_in_a_path_whose_name_is_none_is_refused(scene: Scene, tool: Tool, name: str) -> None:
-    async with no_trace(scene, tool), httpx.AsyncClient(headers=scene.operator.headers) as raw:
+    async with no_trace(scene, tool):
         for method in ("GET", "DELETE"):
-            answer = await raw.request(method, f"{scene.first.url}/v1/tools/{name}")
+            answer = await scene.operator.request(method, f"{scene.first.url}/v1/tools/{name}")
             assert answer.status_code in (400, 422), answer.text
 
 

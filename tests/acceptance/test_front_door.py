@@ -2,7 +2,6 @@
 
 import asyncio
 
-import httpx
 import pytest
 
 from tests.acceptance.evidence import no_trace
@@ -88,7 +87,7 @@ async def test_whatever_comes_from_a_web_page_is_refused(scene: Scene, tool: Too
 async def test_a_preflight_of_a_web_page_is_refused(scene: Scene, tool: Tool) -> None:
     name = await scene.register(tool.url, methods=["POST", "OPTIONS"])
     preflight = {"Origin": "https://evil.example", "Access-Control-Request-Method": "POST"}
-    async with no_trace(scene, tool), httpx.AsyncClient(base_url=scene.first.url) as page:
+    async with no_trace(scene, tool), scene.first.client("") as page:
         for path in paths(name):
             answer = await page.options(path, headers=preflight)
             assert answer.status_code == 403
