@@ -2,7 +2,7 @@
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.audit import facts_of
-from interlock.proxy.api.models import AGENT_ID, LimitQuery, PeriodQuery, ReasonBody
+from interlock.proxy.api.models import AGENT_ID, LogsQuery, PeriodQuery, ReasonBody
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -28,7 +28,7 @@ async def enable(visit: Visit) -> object:
 
 
 async def logs(visit: Visit) -> object:
-    asked = pb.ListDecisionsRequest(agent_id=_agent_id(visit), limit=visit.query(LimitQuery).limit)
+    asked = pb.ListDecisionsRequest(agent_id=_agent_id(visit), limit=visit.query(LogsQuery).limit)
     return [decision_json(event) for event in (await visit.ask(visit.api.agents.ListDecisions, asked)).decisions]
 
 

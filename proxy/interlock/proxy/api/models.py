@@ -88,7 +88,6 @@ HeaderName = Annotated[
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Reason = Annotated[str, StringConstraints(max_length=512)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
-Limit = Annotated[int, Field(ge=1, le=500)]
 PriceUsd = Annotated[Decimal, Field(ge=0, le=MAX_PRICE_USD), BeforeValidator(_number)]
 DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number)]
 
@@ -181,8 +180,8 @@ class ReasonBody(Body):
     reason: Reason = ""
 
 
-class LimitQuery(Query):
-    limit: Limit = 100
+class LogsQuery(Query):
+    limit: Annotated[int, Field(ge=1, le=500)] = 100
 
 
 class PeriodQuery(Query):
@@ -199,7 +198,11 @@ class AgentQuery(Query):
     agent_id: AgentId | None = None
 
 
-class CallsQuery(LimitQuery):
+class ListQuery(Query):
+    limit: Annotated[int, Field(ge=1, le=1000)] = 100
+
+
+class CallsQuery(ListQuery):
     agent_id: AgentId | None = None
     state: Literal["in_flight", "expired", "unknown", "succeeded", "open"] | None = None
 
@@ -210,7 +213,7 @@ class ResolveBody(Body):
     agent_id: AgentId | None = None
 
 
-class EventsQuery(LimitQuery):
+class EventsQuery(ListQuery):
     agent_id: AgentId
     after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
 

@@ -7,7 +7,7 @@ from interlock.proxy.api.models import (
     CallsQuery,
     EventsQuery,
     KeyBody,
-    LimitQuery,
+    LogsQuery,
     PolicyBody,
     ResolveBody,
     SwitchBody,
@@ -111,14 +111,26 @@ def test_an_empty_allowlist_is_not_an_absent_one() -> None:
     assert PolicyBody.model_validate({}).allowed_tools is None
 
 
-@pytest.mark.parametrize("limit", ["0", "501", "-1", "ten", "1.5", ""])
-def test_a_limit_outside_1_to_500_is_refused(limit: str) -> None:
-    for model in (LimitQuery, CallsQuery):
-        assert places(model, {"limit": limit}) == ["limit"]
+LISTS: list[tuple[type[LogsQuery | CallsQuery | EventsQuery], dict[str, str], int]] = [
+    (LogsQuery, {}, 500),
+    (CallsQuery, {}, 1000),
+    (EventsQuery, {"agent_id": "a"}, 1000),
+]
+each_list = pytest.mark.parametrize(("model", "asked", "most"), LISTS, ids=["logs", "calls", "audit"])
 
 
-def test_the_limits_bounds_are_inside() -> None:
-    assert [LimitQuery.model_validate({"limit": limit}).limit for limit in ("1", "500")] == [1, 500]
+@each_list
+def test_a_limit_out_of_its_bounds_is_refused(model: type[BaseModel], asked: dict[str, str], most: int) -> None:
+    for limit in ("0", str(most + 1), "-1", "ten", "1.5", ""):
+        assert places(model, {**asked, "limit": limit}) == ["limit"]
+
+
+@each_list
+def test_a_limits_bounds_are_inside(
+    model: type[LogsQuery | CallsQuery | EventsQuery], asked: dict[str, str], most: int
+) -> None:
+    assert [model.model_validate({**asked, "limit": str(limit)}).limit for limit in (1, most)] == [1, most]
+    assert model.model_validate(asked).limit == 100
 
 
 def test_a_query_with_an_unknown_parameter_is_refused() -> None:
