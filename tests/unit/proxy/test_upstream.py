@@ -190,7 +190,7 @@ async def test_ten_megabytes_come_whole_and_the_agents_own_pace_is_no_time_out(u
     async with upstream.send(request_to(tool.url(), timeout_s=0.2)) as answer:
         chunks = answer.chunks()
         first = await anext(chunks)
-        await asyncio.sleep(0.5)  # the agent takes its time
+        await asyncio.sleep(0.5)  # longer than the time-out: it is the passing of time that must not matter
         assert first + b"".join([chunk async for chunk in chunks]) == body
 
 
@@ -339,7 +339,7 @@ async def test_a_steady_answer_may_take_longer_than_the_time_out(upstream: Upstr
         await read_request(reader)
         writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 8\r\n\r\n")
         for _ in range(8):
-            await asyncio.sleep(0.1)
+            await asyncio.sleep(0.1)  # shorter than the time-out, and together longer: there is no event to await
             writer.write(b".")
 
     tool = await tools(play)
