@@ -7,8 +7,9 @@ from datetime import UTC, datetime
 import pytest
 from redis.asyncio import Redis
 
+from interlock.governance.errors import ConflictError
 from interlock.policy.model import Answer, Epochs, Limits, Outcome, Permit, Policy, Settlement, Switch, VersionedPolicy
-from interlock.policy.ports import Decided, PolicyMoved
+from interlock.policy.ports import Decided, PolicyMoved, Renewed
 from interlock.store.opening import Store
 from tests.conformance.reservations import AGENT, decide, execute, reservation
 
@@ -217,7 +218,7 @@ async def test_a_permit_with_a_wrong_fence_or_attempt_settles_nothing(store: Sto
         Permit(permit.scope, permit.tool, permit.key, permit.call_id, permit.fence, "guessed", 0),
     ):
         assert not (await settle(store, forged, Outcome.NOT_SENT)).applied
-        assert (await store.ledger.renew(forged, 1000))[0] == "LOST"
+        assert (await store.ledger.renew(forged, 1000)).word == "LOST"
     assert await spent(store) == 1_000_000
 
 
@@ -293,6 +294,67 @@ async def test_a_withdrawn_decision_can_be_judged_again_under_the_same_attempt(s
     assert await actions(store) == 2
 
 
+async def test_a_waiter_whose_leader_was_withdrawn_is_judged_anew(store: Store) -> None:
+    leader = reservation()
+    decided = await store.ledger.authorize(leader)
+    assert isinstance(decided, Decided)
+    waiting = await decide(store, will_wait=True)
+    await store.ledger.withdraw(AGENT, leader.attempt_id, "charge", decided.decision)
+    assert (await decide(store, awaited_call_id=waiting.call_id)).verdict == "EXECUTE"
+
+
+@pytest.mark.parametrize("hold", [True, False])
+async def test_an_attempt_that_nobody_heard_of_is_given_up_and_costs_nothing(store: Store, hold: bool) -> None:
+    unheard = reservation(hold=hold)
+    await store.ledger.authorize(unheard)
+    for _ in range(2):
+        await store.ledger.abandon(AGENT, unheard.attempt_id)
+    with pytest.raises(ConflictError):
+        await store.ledger.authorize(unheard)
+    assert (await spent(store), await actions(store)) == (0, 0)
+    assert (await decide(store, hold=hold)).verdict == "EXECUTE"
+
+
+async def test_an_attempt_given_up_before_it_arrives_reserves_nothing(store: Store) -> None:
+    late = reservation()
+    await store.ledger.abandon(AGENT, late.attempt_id)
+    with pytest.raises(ConflictError):
+        await store.ledger.authorize(late)
+    assert (await spent(store), await actions(store)) == (0, 0)
+
+
+async def test_giving_up_a_refused_attempt_changes_nothing(store: Store) -> None:
+    await execute(store)
+    refused = reservation()
+    await store.ledger.authorize(refused)
+    await store.ledger.abandon(AGENT, refused.attempt_id)
+    assert await spent(store) == 1_000_000
+    assert (await decide(store)).verdict == "IN_FLIGHT"
+
+
+async def test_a_clock_that_was_far_ahead_is_not_waited_for(store: Store, raw: Redis) -> None:
+    now_ms = (await raw.time())[0] * 1000
+    await raw.hset("il:{acme:bot-1}:state", "clock", now_ms + 3_600_000)
+    permit = await execute(store, lease_ms=60_000)
+    assert 0 < await store.ledger.running(AGENT, permit.call_id) <= 60_000
+
+
+async def test_a_clock_that_was_a_little_ahead_does_not_run_backwards(store: Store, raw: Redis) -> None:
+    ahead_ms = (await raw.time())[0] * 1000 + 60_000
+    await raw.hset("il:{acme:bot-1}:state", "clock", ahead_ms)
+    await execute(store)
+    assert [event.at_ms for event in await store.ledger.events(AGENT, after_seq=0, limit=1)] == [ahead_ms]
+
+
+async def test_a_call_that_cannot_come_again_leaves_nothing_if_its_sidecar_dies(store: Store, raw: Redis) -> None:
+    permit = await execute(store, repeatable=False)
+    (await store.ledger.renew(permit, 60_000))
+    assert await store.ledger.open_calls(AGENT) == []
+    day_ms = 86_400_000
+    assert 0 < await raw.pttl("il:{acme:bot-1}:call:" + permit.key) <= day_ms
+    assert 0 < await raw.pttl("il:{acme:bot-1}:id:" + permit.call_id) <= day_ms
+
+
 async def test_seq_has_no_gap_under_concurrency(store: Store) -> None:
     async def one(n: int) -> None:
         await settle(store, await execute(store, f"call {n}"), list(Outcome)[n % 4], ANSWER)
@@ -307,12 +369,12 @@ async def test_seq_has_no_gap_under_concurrency(store: Store) -> None:
 
 async def test_renewing_prolongs_and_tells_when_it_may_not(store: Store, raw: Redis) -> None:
     permit = await execute(store, lease_ms=1000)
-    assert (await store.ledger.renew(permit, 60_000))[0] == "RENEWED"
+    assert await store.ledger.renew(permit, 60_000) == Renewed("RENEWED", 0, Epochs())
     assert await store.ledger.running(AGENT, permit.call_id) > 50_000
     await store.directory.switch_agent(AGENT, Switch(True, "stop"), "{}")
-    assert (await store.ledger.renew(permit, 60_000))[0] == "DISABLED"
+    assert (await store.ledger.renew(permit, 60_000)).word == "DISABLED"
     await settle(store, permit, Outcome.SUCCEEDED, ANSWER)
-    assert (await store.ledger.renew(permit, 60_000))[0] == "LOST"
+    assert (await store.ledger.renew(permit, 60_000)).word == "LOST"
     assert await store.ledger.running(AGENT, permit.call_id) == 0
 
 

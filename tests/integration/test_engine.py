@@ -69,6 +69,7 @@ def operator_routes(client: EngineClient) -> list[tuple[Any, Any]]:
         (client.governance.Authorize, client.question(agent_id="bot-2")),
         (client.governance.ResolveTool, pb.ResolveToolRequest(credential=client.key, agent_id="bot-2", tool="charge")),
         (client.governance.Await, pb.AwaitRequest(credential=client.key, agent_id="bot-2", call_id=call.call_id)),
+        (client.governance.Abandon, pb.AbandonRequest(credential=client.key, agent_id="bot-2", attempt_id="x")),
     ]
 
 
@@ -209,6 +210,26 @@ async def test_renewing_ends_what_a_switch_has_stopped(engine: EngineClient, oth
         assert (stopped.renewed, stopped.reason) == (False, reason)
         await pull(engine, scope, False)
         assert (await other_engine.ask(other_engine.governance.Renew, renew)).renewed
+
+
+async def test_renewing_ends_what_a_policy_would_not_let_through_any_more(
+    engine: EngineClient, other_engine: EngineClient
+) -> None:
+    permit = (await other_engine.authorize("stream")).permit
+    policy = ad.Policy(blocked_tools=["charge"])
+    await engine.ask(engine.policies.PutPolicy, ad.PutPolicyRequest(agent_id="bot-1", policy=policy))
+    stopped = await other_engine.ask(other_engine.governance.Renew, pb.RenewRequest(permit=permit))
+    assert (stopped.renewed, stopped.reason) == (False, "tool_explicitly_blocked")
+
+
+async def test_an_attempt_that_nobody_heard_of_is_given_up(engine: EngineClient) -> None:
+    spent = (await figures(engine)).total_spend_micros
+    unheard = engine.question("unheard")
+    await engine.ask(engine.governance.Authorize, unheard)
+    abandon = pb.AbandonRequest(credential=engine.key, agent_id="bot-1", attempt_id=unheard.attempt_id)
+    await engine.ask(engine.governance.Abandon, abandon)
+    assert (await figures(engine)).total_spend_micros == spent
+    assert (await events(engine))[-1].reason == "abandoned"
 
 
 async def test_many_questions_in_one_stream_are_each_answered_once(engine: EngineClient) -> None:

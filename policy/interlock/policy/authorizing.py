@@ -182,6 +182,7 @@ def _reservation(
     limits: Limits,
 ) -> Reservation:
     mode = rules.dedup_mode(tool, question.method)
+    repeatable = rules.is_remembered(mode=mode, caller_key=question.caller_key)
     if mode is Dedup.HEADER and not question.caller_key:
         raise InvalidRequestError("idempotency_key_required", "this tool needs an Idempotency-Key", field="key")
     key = rules.key_of(
@@ -204,12 +205,13 @@ def _reservation(
         limits=limits,
         lease_ms=rules.lease_ms(tool),
         # A call that is a call of its own whatever it says cannot be repeated, so there is nothing to hold.
-        hold=tool.hold and rules.is_remembered(mode=mode, caller_key=question.caller_key),
+        hold=tool.hold and repeatable,
         ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key),
         will_wait=question.will_wait,
         awaited_call_id=question.awaited_call_id,
         basis=standing.snapshot.epochs,
         facts=_facts(question, standing, tool, key, limits, switch, ruling),
+        repeatable=repeatable,
     )
 
 

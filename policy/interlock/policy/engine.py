@@ -16,6 +16,7 @@ from interlock.policy.authorizing import Authorizer
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import ApiKey, Identity, Role
 from interlock.policy.ports import Directory, Ledger
+from interlock.policy.renewing import Renewer
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.agents import AgentsService, SwitchesService
 from interlock.policy.services.calls import AuditService, CallsService
@@ -61,9 +62,15 @@ class Engine:
         self._settings = settings
         self._ledger = store.ledger
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
-        authorizer = Authorizer(self._ledger, self._knowledge, allow_without_policy=settings.default_policy == "allow")
+        allow = settings.default_policy == "allow"
         self._governance = GovernanceService(
-            authorizer, self._ledger, self._knowledge, self._waits, self._keyring, token
+            Authorizer(self._ledger, self._knowledge, allow_without_policy=allow),
+            Renewer(self._ledger, self._knowledge, allow_without_policy=allow),
+            self._ledger,
+            self._knowledge,
+            self._waits,
+            self._keyring,
+            token,
         )
 
     def register(self, server: Any) -> None:

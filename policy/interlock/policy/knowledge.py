@@ -105,6 +105,14 @@ class Knowledge:
             self.learn(scope, policy)
         return policy
 
+    async def policy_of(self, scope: Scope, version: int) -> VersionedPolicy:
+        """The policy of this version, or a newer one."""
+        policy = await self.policy(scope)
+        if policy.version != version:
+            policy = await self._directory.policy(scope)
+            self.learn(scope, policy)
+        return policy
+
     def learn(self, scope: Scope, policy: VersionedPolicy) -> None:
         if len(self._policies) >= MAX_REMEMBERED:
             self._policies.clear()

@@ -33,7 +33,8 @@ from interlock.policy.model import (
 class Reservation:
     """One call put to the ledger: what was judged so far, and what the ledger must count.
 
-    `switch_reason` and `rule_reason` are the engine's rulings, empty for no objection. `facts` is a JSON object kept
+    `switch_reason` and `rule_reason` are the engine's rulings, empty for no objection. A call that is not `repeatable`
+    can never come again under its key. `facts` is a JSON object kept
     with the event. `basis` and `policy_version` say what the rulings rest on.
     """
 
@@ -54,6 +55,7 @@ class Reservation:
     awaited_call_id: str
     basis: Epochs
     facts: str
+    repeatable: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,15 @@ class Decided:
     epochs: Epochs
 
 
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """RENEWED, LOST or DISABLED, with the agent's policy version then, and the epochs right after it."""
+
+    word: str
+    policy_version: int
+    epochs: Epochs
+
+
 class Ledger(Protocol):
     """Decisions, settlements and what they count."""
 
@@ -80,8 +91,10 @@ class Ledger(Protocol):
     async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision) -> None:
         """Takes a decision back that rests on epochs which have moved."""
 
-    async def renew(self, permit: Permit, lease_ms: int) -> tuple[str, Epochs]:
-        """RENEWED, LOST or DISABLED, and the epochs right after it."""
+    async def abandon(self, scope: Scope, attempt_id: str) -> None:
+        """Takes back what an attempt reserved, or will never reserve, because nobody heard its decision."""
+
+    async def renew(self, permit: Permit, lease_ms: int) -> Renewed: ...
 
     async def settle(
         self, permit: Permit, outcome: Outcome, answer: Answer | None, failure: str, *, event: str, facts: str

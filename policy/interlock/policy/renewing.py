@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from interlock.policy import rules
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import Permit, Scope, Snapshot
+from interlock.policy.model import Permit, Policy, Snapshot
 from interlock.policy.ports import Ledger
 
 LEDGER_SAYS = {"LOST": "lease_lost", "DISABLED": "agent_disabled"}
@@ -19,26 +19,28 @@ class Renewal:
 
 
 class Renewer:
-    """Prolongs leases, as long as no switch has been pulled since."""
+    """Prolongs leases, as long as switches and lists would still let the call through."""
 
-    def __init__(self, ledger: Ledger, knowledge: Knowledge) -> None:
+    def __init__(self, ledger: Ledger, knowledge: Knowledge, *, allow_without_policy: bool) -> None:
         self._ledger = ledger
         self._knowledge = knowledge
+        self._allow_without_policy = allow_without_policy
 
     async def renew(self, permit: Permit) -> Renewal:
         namespace = permit.scope.namespace
         known = await self._knowledge.snapshot(namespace)
         tool = known.tool_for(permit.scope.agent_id, permit.tool)
         lease_ms = rules.lease_ms(tool) if tool else permit.lease_ms
-        word, epochs = await self._ledger.renew(permit, lease_ms)
-        reason = objection(word, await self._knowledge.current(namespace, epochs), permit.scope, permit.tool)
+        renewed = await self._ledger.renew(permit, lease_ms)
+        snapshot = await self._knowledge.current(namespace, renewed.epochs)
+        policy = await self._knowledge.policy_of(permit.scope, renewed.policy_version)
+        reason = LEDGER_SAYS.get(renewed.word) or self._objection(permit, snapshot, policy.policy)
         return Renewal(reason, 0 if reason else lease_ms)
 
-
-def objection(word: str, snapshot: Snapshot, scope: Scope, tool: str) -> str:
-    """Why a call may not go on, by the ledger's word and then the switches; empty if it may."""
-    reason = LEDGER_SAYS.get(word) or rules.switches(snapshot).reason
-    if reason:
-        return reason
-    found = snapshot.tool_for(scope.agent_id, tool)
-    return "" if found is not None and found.enabled else "tool_disabled"
+    def _objection(self, permit: Permit, snapshot: Snapshot, policy: Policy | None) -> str:
+        """Why a new call would be refused by switches or lists; empty if it would not."""
+        switch = rules.switches(snapshot).reason
+        tool = snapshot.tool_for(permit.scope.agent_id, permit.tool)
+        if switch or tool is None:
+            return switch or "tool_disabled"
+        return rules.lists(tool, policy, allow_without_policy=self._allow_without_policy).reason

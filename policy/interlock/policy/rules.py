@@ -1,9 +1,7 @@
 """What policy says of a call, before anything is counted: pure functions over frozen values."""
 
 import hashlib
-import re
 from collections.abc import Iterable
-from functools import lru_cache
 
 from interlock.policy.model import Dedup, Limits, Policy, Ruling, Scope, Snapshot, Tool
 
@@ -100,18 +98,24 @@ def first_match(globs: Iterable[str], name: str) -> str | None:
 
 
 def matches(glob: str, name: str) -> bool:
-    """`*` stands for any run of characters, and nothing else is special."""
-    return _compiled(glob).fullmatch(name) is not None
+    """`*` stands for any run of characters, and nothing else is special.
 
-
-@lru_cache(maxsize=4096)
-def _compiled(glob: str) -> re.Pattern[str]:
-    # Each part between two stars is taken where it first fits and never tried again, so no glob takes long to match.
-    first, *between = re.split(r"\*+", glob)
-    if not between:
-        return re.compile(re.escape(first))
-    atoms = "".join(f"(?>.*?{re.escape(part)})" for part in between[:-1])
-    return re.compile(f"{re.escape(first)}{atoms}.*{re.escape(between[-1])}", re.DOTALL)
+    Each part between two stars is taken where it first fits, which is right because stars follow it: so no glob takes
+    longer than a search, and there is nothing to compile or remember.
+    """
+    first, *rest = glob.split("*")
+    if not rest:
+        return glob == name
+    if not name.startswith(first):
+        return False
+    *between, last = rest
+    at = len(first)
+    for part in between:
+        found = name.find(part, at)
+        if found < 0:
+            return False
+        at = found + len(part)
+    return len(name) - len(last) >= at and name.endswith(last)
 
 
 def _or_none(limit: int | None) -> int:

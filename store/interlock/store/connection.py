@@ -127,7 +127,8 @@ class Connection:
             return self._pipe
 
     def _break(self, error: Exception, break_s: float) -> UnavailableError:
-        log.warning("redis.unreachable", error=type(error).__name__, why=str(error))
+        if not self._broken:
+            log.warning("redis.unreachable", error=type(error).__name__, why=str(error))
         self._broken = True
         self._broken_until = time.monotonic() + break_s
         return _unavailable()

@@ -15,8 +15,9 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `days`         | hash   | counters of 8 UTC days                         | 31 days                            |
 | `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
 
-A call's record lives for ever while it is unsettled or unknown; settled, for the tool's `dedup_ttl_s` (1 minute if the
-call is not de-duplicated); freed, for 2 minutes, so that who waited for it, or settles it again, is told.
+A call's record lives for ever while it is unsettled or unknown; settled, for the tool's `dedup_ttl_s`; freed, for 2
+minutes, so that who waited for it, or settles it again, is told. A call that is not de-duplicated can never come again:
+its record lives a day unsettled and a minute settled, its `id` a day, and it is no member of `open`.
 
 In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:…` (epoch and switch only):
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
+from interlock.governance.errors import ConflictError
 from interlock.policy.model import (
     Answer,
     CallRecord,
@@ -19,7 +20,7 @@ from interlock.policy.model import (
     Settlement,
     Verdict,
 )
-from interlock.policy.ports import Decided, PolicyMoved, Reservation
+from interlock.policy.ports import Decided, PolicyMoved, Renewed, Reservation
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json
@@ -55,6 +56,8 @@ class RedisLedger:
         reply, world, namespace = await self._redis.run(
             "authorize", _authorize_keys(reservation), _authorize_args(reservation), _epoch_reads(scope)
         )
+        if reply[0] == b"ABANDONED":
+            raise ConflictError("attempt_abandoned", "this attempt was given up")
         if reply[0] == b"POLICY":
             return PolicyMoved(policy_from_json(int(reply[1]), reply[2]))
         return Decided(_decision(reservation, reply), _epochs(world, namespace))
@@ -66,12 +69,19 @@ class RedisLedger:
         at = [keys.of_agent(scope, part) for part in ("state", f"attempt:{attempt_id}", "audit")]
         await self._redis.run("withdraw", at, [tool, decision.call_id, decision.verdict, "{}"])
 
-    async def renew(self, permit: Permit, lease_ms: int) -> tuple[str, Epochs]:
+    async def abandon(self, scope: Scope, attempt_id: str) -> None:
+        (call_id,) = await self._redis.run("abandon", [keys.of_agent(scope, "attempt", attempt_id)], [])
+        found = await self.call(scope, call_id.decode()) if call_id else None
+        if found is not None:
+            await self.settle(found[1], Outcome.NOT_SENT, None, "abandoned", event="withdrawal", facts="{}")
+
+    async def renew(self, permit: Permit, lease_ms: int) -> Renewed:
         at = [keys.of_agent(permit.scope, part) for part in ("config", "state", f"call:{permit.key}", "open")]
         reply, world, namespace = await self._redis.run(
             "renew", at, [*_proof(permit), lease_ms], _epoch_reads(permit.scope)
         )
-        return reply.decode(), _epochs(world, namespace)
+        word, version = reply
+        return Renewed(word.decode(), int(version), _epochs(world, namespace))
 
     async def settle(
         self,
@@ -193,6 +203,7 @@ def _authorize_args(reservation: Reservation) -> list[str | int]:
         reservation.awaited_call_id,
         f"{reservation.basis.world}.{reservation.basis.namespace}",
         reservation.facts,
+        int(reservation.repeatable),
     ]
 
 

@@ -2,7 +2,7 @@
 
 What is asked in one turn of the event loop leaves in one write, and answers come back in the order of the questions
 (RESP2, pipelining), so concurrent calls share system calls instead of queueing for connections. Parsing and packing are
-hiredis'. A connection that leaves a question open for too long is closed: every question on it fails.
+hiredis'. A connection on which nothing is heard for too long is closed: every question on it fails.
 """
 
 import asyncio
@@ -52,6 +52,7 @@ class Pipe(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._watch: asyncio.TimerHandle | None = None
         self._writing = False
+        self._heard_at = 0.0
 
     @property
     def open(self) -> bool:
@@ -82,6 +83,7 @@ class Pipe(asyncio.Protocol):
         self._transport = cast("asyncio.Transport", transport)
 
     def data_received(self, data: bytes) -> None:
+        self._heard_at = self._loop.time()
         self._reader.feed(data)
         try:
             while (reply := self._reader.gets()) is not False:
@@ -107,12 +109,17 @@ class Pipe(asyncio.Protocol):
         self._outgoing.clear()
 
     def _look(self) -> None:
-        """Looks whether the oldest question is overdue. There is one timer for all: the oldest is always due first."""
+        """Looks whether Redis hangs: the oldest question is overdue and nothing has been heard for as long.
+
+        There is one timer for all, since the oldest is always due first. As long as answers come, large ones of others
+        before one's own are no reason to give all of them up.
+        """
         self._watch = None
         if not self._questions:
             return
-        if self._questions[0].due > self._loop.time():
-            self._watch = self._loop.call_at(self._questions[0].due, self._look)
+        due = max(self._questions[0].due, self._heard_at + self._answer_within_s)
+        if due > self._loop.time():
+            self._watch = self._loop.call_at(due, self._look)
             return
         if self._transport is not None:
             self._transport.abort()

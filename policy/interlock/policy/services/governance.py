@@ -44,10 +44,17 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     """Decisions for sidecars."""
 
     def __init__(
-        self, authorizer: Authorizer, ledger: Ledger, knowledge: Knowledge, waits: Waits, keyring: Keyring, token: str
+        self,
+        authorizer: Authorizer,
+        renewer: Renewer,
+        ledger: Ledger,
+        knowledge: Knowledge,
+        waits: Waits,
+        keyring: Keyring,
+        token: str,
     ) -> None:
         self._authorizer = authorizer
-        self._renewer = Renewer(ledger, knowledge)
+        self._renewer = renewer
         self._ledger = ledger
         self._knowledge = knowledge
         self._waits = waits
@@ -91,6 +98,15 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         if not CALL_ID.fullmatch(request.call_id):
             raise InvalidRequestError("invalid_request", "call_id is not valid", field="call_id")
         return pb.AwaitResponse(settled=await self._waits.until_over(scope, request.call_id, request.wait_ms))
+
+    @rpc
+    async def Abandon(self, request: pb.AbandonRequest, caller: Caller) -> pb.AbandonResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        scope = access.acting_agent((await self._knowledge.identify(request.credential)).identity, request.agent_id)
+        if not ATTEMPT_ID.fullmatch(request.attempt_id):
+            raise InvalidRequestError("invalid_request", "attempt_id is not valid", field="attempt_id")
+        await self._ledger.abandon(scope, request.attempt_id)
+        return pb.AbandonResponse()
 
     async def Exchange(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield
         try:

@@ -63,6 +63,11 @@ class GovernanceStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AwaitRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AwaitResponse.FromString,
                 _registered_method=True)
+        self.Abandon = channel.unary_unary(
+                '/interlock.governance.v1.Governance/Abandon',
+                request_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonResponse.FromString,
+                _registered_method=True)
         self.Exchange = channel.stream_stream(
                 '/interlock.governance.v1.Governance/Exchange',
                 request_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.ExchangeRequest.SerializeToString,
@@ -113,6 +118,14 @@ class GovernanceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def Abandon(self, request, context):
+        """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
+        To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Exchange(self, request_iterator, context):
         """Authorize, Renew and Settle, many at a time over one stream: what a remote sidecar uses. Answers may come in
         any order and are matched by `id`.
@@ -148,6 +161,11 @@ def add_GovernanceServicer_to_server(servicer, server):
                     servicer.Await,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AwaitRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AwaitResponse.SerializeToString,
+            ),
+            'Abandon': grpc.unary_unary_rpc_method_handler(
+                    servicer.Abandon,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonResponse.SerializeToString,
             ),
             'Exchange': grpc.stream_stream_rpc_method_handler(
                     servicer.Exchange,
@@ -294,6 +312,33 @@ class Governance:
             '/interlock.governance.v1.Governance/Await',
             interlock_dot_governance_dot_v1_dot_governance__pb2.AwaitRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_governance__pb2.AwaitResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def Abandon(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Governance/Abandon',
+            interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonResponse.FromString,
             options,
             channel_credentials,
             insecure,

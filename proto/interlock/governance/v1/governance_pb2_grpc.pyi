@@ -54,6 +54,10 @@ class GovernanceStub:
     """Records what became of a call. Fenced by the permit and idempotent."""
     Await: _grpc.UnaryUnaryMultiCallable[_governance_pb2.AwaitRequest, _governance_pb2.AwaitResponse]
     """Waits until a running call is settled or its lease is over. Returns early with `settled: false` when `wait_ms` passed."""
+    Abandon: _grpc.UnaryUnaryMultiCallable[_governance_pb2.AbandonRequest, _governance_pb2.AbandonResponse]
+    """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
+    To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
+    """
     Exchange: _grpc.StreamStreamMultiCallable[_governance_pb2.ExchangeRequest, _governance_pb2.ExchangeResponse]
     """Authorize, Renew and Settle, many at a time over one stream: what a remote sidecar uses. Answers may come in
     any order and are matched by `id`.
@@ -80,6 +84,10 @@ class GovernanceAsyncStub(GovernanceStub):
     """Records what became of a call. Fenced by the permit and idempotent."""
     Await: _aio.UnaryUnaryMultiCallable[_governance_pb2.AwaitRequest, _governance_pb2.AwaitResponse]  # type: ignore[assignment]
     """Waits until a running call is settled or its lease is over. Returns early with `settled: false` when `wait_ms` passed."""
+    Abandon: _aio.UnaryUnaryMultiCallable[_governance_pb2.AbandonRequest, _governance_pb2.AbandonResponse]  # type: ignore[assignment]
+    """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
+    To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
+    """
     Exchange: _aio.StreamStreamMultiCallable[_governance_pb2.ExchangeRequest, _governance_pb2.ExchangeResponse]  # type: ignore[assignment]
     """Authorize, Renew and Settle, many at a time over one stream: what a remote sidecar uses. Answers may come in
     any order and are matched by `id`.
@@ -133,6 +141,16 @@ class GovernanceServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_governance_pb2.AwaitResponse, _abc.Awaitable[_governance_pb2.AwaitResponse]]:
         """Waits until a running call is settled or its lease is over. Returns early with `settled: false` when `wait_ms` passed."""
+
+    @_abc_1.abstractmethod
+    def Abandon(
+        self,
+        request: _governance_pb2.AbandonRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_governance_pb2.AbandonResponse, _abc.Awaitable[_governance_pb2.AbandonResponse]]:
+        """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
+        To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
+        """
 
     @_abc_1.abstractmethod
     def Exchange(

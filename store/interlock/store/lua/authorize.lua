@@ -3,8 +3,8 @@
 -- KEYS  1 config  2 state  3 call  4 open  5 id  6 attempt  7 minutes  8 hours  9 days  10 audit
 -- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 policy_version  7 switch_reason  8 rule_reason
 --       9 cost  10 max_actions  11 max_tool_calls  12 max_spend  13 lease_ms  14 hold  15 ttl_ms  16 will_wait
---       17 awaited  18 basis  19 facts
--- Returns  {POLICY, version, policy} if the policy moved (nothing is written), else
+--       17 awaited  18 basis  19 facts  20 repeatable
+-- Returns  {POLICY, version, policy} if the policy moved, {ABANDONED} if the attempt was (nothing is written), else
 --       {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left, spend_left,
 --        day_resets_in_ms, failure, status, head, body, kept, size, digest}
 -- Atomic because the switch, the key, the three budgets and the event are one decision: no two calls may both see
@@ -19,6 +19,7 @@ local attempt_id, call_id, key, fingerprint, tool = ARGV[1], ARGV[2], ARGV[3], A
 local cost, max_actions = tonumber(ARGV[9]), tonumber(ARGV[10])
 local max_tool_calls, max_spend = tonumber(ARGV[11]), tonumber(ARGV[12])
 local lease_ms, hold, ttl_ms, will_wait, awaited = tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16], ARGV[17]
+local repeatable = ARGV[20] == '1'
 local ATTEMPT_TTL_MS = 120000
 
 -- The leader's answer, in the order of the reply.
@@ -36,6 +37,7 @@ local function reply(decision)
 end
 
 local seen = redis.call('GET', attempt)
+if seen == 'ABANDONED' then return { 'ABANDONED' } end
 if seen then return reply(cmsgpack.unpack(seen)) end
 
 local version, off = unpack(redis.call('HMGET', config, 'version', 'off'))
@@ -80,7 +82,8 @@ was.state, was.call_id, was.fingerprint, was.lease_until, was.hold, was.ambiguou
     'ambiguous', 'charged', 'outcome', 'tries', 'first_seen'))
 local ambiguous = was.ambiguous == '1'
 
-if was.state and awaited ~= '' and was.call_id == awaited and was.state == 'open' then
+local superseded = was.outcome == 'NOT_SENT' and redis.call('HGET', call, 'failure') == 'superseded'
+if was.state == 'open' and awaited ~= '' and was.call_id == awaited and not superseded then
   return decide('REPLAY', 'tool_idempotency', was.call_id)
 end
 local vacant = not was.state or (was.state == 'open' and not ambiguous)
@@ -128,8 +131,14 @@ redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', at
   'fingerprint', fingerprint, 'tool', tool, 'lease_until', int(now + lease_ms), 'hold', hold, 'ttl', ttl_ms,
   'ambiguous', ambiguous and '1' or '0', 'charged', int(charged + due), 'due', int(due), 'at', int(now),
   'tries', int(tonumber(was.tries or 0) + 1), 'first_seen', (not vacant and was.first_seen) or int(now))
-redis.call('PERSIST', call)
-redis.call('ZADD', open, int(now + lease_ms), key)
-redis.call('SET', id, key, 'PX', int(tonumber(ttl_ms) + 7 * DAY))
+if repeatable then
+  redis.call('PERSIST', call)
+  redis.call('ZADD', open, int(now + lease_ms), key)
+  redis.call('SET', id, key, 'PX', int(tonumber(ttl_ms) + 7 * DAY))
+else
+  -- Nobody can ask for it again: should its sidecar die, there is nothing to keep.
+  redis.call('PEXPIRE', call, DAY)
+  redis.call('SET', id, key, 'PX', DAY)
+end
 tally(windows, now, now, tool, 1, due)
 return decide('EXECUTE', 'ok', call_id, { fence = fence, charged = due })

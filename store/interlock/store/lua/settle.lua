@@ -62,7 +62,12 @@ if outcome == 'SUCCEEDED' or was.waiters then
   redis.call('HSET', call, 'failure', ARGV[7], 'status', ARGV[8], 'head', ARGV[9], 'body', ARGV[10], 'kept', ARGV[11],
     'size', ARGV[12], 'digest', ARGV[13])
 end
-if event_type == 'withdrawal' then redis.call('DEL', attempt) end
+-- A withdrawn attempt may be judged again; one that was given up may not.
+if event_type == 'withdrawal' and ARGV[7] == 'abandoned' then
+  redis.call('SET', attempt, 'ABANDONED', 'PX', FREED_TTL_MS)
+elseif event_type == 'withdrawal' then
+  redis.call('DEL', attempt)
+end
 conclude(event_type, ARGV[7], returned)
 if was.waiters then redis.call('PUBLISH', ARGV[14], call_id) end
 return { '1', outcome, int(tonumber(was.charged) - returned) }
