@@ -69,9 +69,16 @@ class ExhaustedError(InterlockError):
 
 
 class UnavailableError(InterlockError):
-    """Redis or the engine cannot be reached just now. Whether the request took effect is not known."""
+    """Redis or the engine cannot be reached just now.
+
+    Whether the request took effect is not known, unless the metadata `effect` says `none`.
+    """
 
     kind = Kind.UNAVAILABLE
+
+    @property
+    def had_no_effect(self) -> bool:
+        return self.metadata.get("effect") == "none"
 
 
 class InternalError(InterlockError):

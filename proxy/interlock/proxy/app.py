@@ -11,6 +11,7 @@ from aiohttp import web
 from grpc import aio
 
 from interlock.governance.errors import DeniedError, InvalidRequestError, UnavailableError
+from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.admin import Readiness, admin_app
 from interlock.proxy.answering import REQUEST_ID
 from interlock.proxy.api.errors import v1_errors
@@ -65,7 +66,9 @@ class Sidecar:
         spool = Spool(self._settings.spool_dir, engine.settle, self._metrics)
         await spool.start()
         self._closing.append(spool.close)
-        self._pipeline = Pipeline(stages_of(engine, upstream, spool, self._metrics), self._metrics)
+        abandoning = Abandoning(engine)
+        self._closing.append(abandoning.close)
+        self._pipeline = Pipeline(stages_of(engine, upstream, spool, abandoning, self._metrics), self._metrics)
         self._closing.append(self._pipeline.close)
         self._closing.append(await listen(self._agent_app(self._pipeline, destinations), agents))
         self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin))

@@ -84,6 +84,9 @@ class Unary:
     async def wait(self, request: pb.AwaitRequest, within_s: float) -> pb.AwaitResponse:
         return await self._call(self._stub.Await, request, within_s)
 
+    async def abandon(self, request: pb.AbandonRequest, within_s: float) -> pb.AbandonResponse:
+        return await self._call(self._stub.Abandon, request, within_s)
+
     async def close(self) -> None:
         """Nothing is kept open."""
 
@@ -127,6 +130,9 @@ class EngineClient:
 
     async def settle(self, request: pb.SettleRequest) -> pb.SettleResponse:
         return await self._ask("settle", self._asking.settle, request)
+
+    async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonResponse:
+        return await self._ask("abandon", self._unary.abandon, request)
 
     async def wait(self, request: pb.AwaitRequest) -> pb.AwaitResponse:
         """Waits for another's call; not timed as a question, since waiting is what it is for."""

@@ -8,6 +8,7 @@ import structlog
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import Call
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.metrics import Metrics
@@ -26,13 +27,15 @@ Stage = Callable[[Call], Awaitable[Call]]
 """Takes a call one step further. Raises InterlockError where it ends in an error, before anything was sent."""
 
 
-def stages_of(engine: EngineClient, upstream: Upstream, spool: Spool, metrics: Metrics) -> Sequence[Stage]:
+def stages_of(
+    engine: EngineClient, upstream: Upstream, spool: Spool, abandoning: Abandoning, metrics: Metrics
+) -> Sequence[Stage]:
     """The stages in their order."""
     tools = Tools(engine)
     return (
         intercept,
         Identify(tools),
-        Authorize(engine, tools, spool, metrics),
+        Authorize(engine, tools, spool, abandoning, metrics),
         sign,  # drafts only: Forward signs each try as it leaves
         Forward(upstream, engine, metrics),
         Settle(engine, spool, metrics),

@@ -98,8 +98,10 @@ class Connection:
             yield _messages(listener)
 
     async def _asked(self, commands: Sequence[Command]) -> list[Any]:
+        asked = False
         for left in reversed(range(ATTEMPTS)):
-            pipe = self._pipe if self._pipe is not None and self._pipe.open else await self._opened()
+            pipe = self._pipe if self._pipe is not None and self._pipe.open else await self._opened(asked=asked)
+            asked = True
             try:
                 return await pipe.ask(commands)
             except PipeLostError as error:
@@ -109,29 +111,30 @@ class Connection:
                 raise self._break(error, HANG_BREAK_S) from error
         raise AssertionError("the last attempt returns or raises")
 
-    async def _opened(self) -> Pipe:
+    async def _opened(self, *, asked: bool) -> Pipe:
+        """An open pipe. `asked`: the commands have been sent before, so that they may have had an effect."""
         if self._broken and self._opening.locked():
             # Somebody is trying already; to wait for a Redis that was just away would only add to the call.
-            raise _unavailable()
+            raise _unavailable(asked=asked)
         async with self._opening:
             if self._pipe is not None and self._pipe.open:
                 return self._pipe
             if time.monotonic() < self._broken_until:
-                raise _unavailable()
+                raise _unavailable(asked=asked)
             try:
                 self._pipe = await open_pipe(self._settings)
             except (OSError, hiredis.ReplyError) as error:
                 hangs = isinstance(error, TimeoutError)
-                raise self._break(error, HANG_BREAK_S if hangs else REFUSED_BREAK_S) from error
+                raise self._break(error, HANG_BREAK_S if hangs else REFUSED_BREAK_S, asked=asked) from error
             self._broken = False
             return self._pipe
 
-    def _break(self, error: Exception, break_s: float) -> UnavailableError:
+    def _break(self, error: Exception, break_s: float, *, asked: bool = True) -> UnavailableError:
         if not self._broken:
             log.warning("redis.unreachable", error=type(error).__name__, why=str(error))
         self._broken = True
         self._broken_until = time.monotonic() + break_s
-        return _unavailable()
+        return _unavailable(asked=asked)
 
 
 def _subscriber(settings: RedisSettings) -> redis.Redis:
@@ -159,8 +162,9 @@ def _checked(operation: str, replies: Any) -> list[Any]:
     return cast("list[Any]", replies)
 
 
-def _unavailable() -> UnavailableError:
-    return UnavailableError("governance_unavailable", "Redis cannot be reached")
+def _unavailable(*, asked: bool = True) -> UnavailableError:
+    effect = {} if asked else {"effect": "none"}
+    return UnavailableError("governance_unavailable", "Redis cannot be reached", **effect)
 
 
 async def _messages(listener: Any) -> AsyncIterator[bytes]:

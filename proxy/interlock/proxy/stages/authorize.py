@@ -6,8 +6,9 @@ import secrets
 import time
 from dataclasses import replace
 
-from interlock.governance.errors import ConflictError, NotFoundError
+from interlock.governance.errors import ConflictError, NotFoundError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Lease
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.fingerprint import fingerprint
@@ -25,9 +26,12 @@ MAX_CHANGES = 5
 class Authorize:
     """Asks for a verdict until it is one on the tool as it is now, and, if the agent waits, not IN_FLIGHT."""
 
-    def __init__(self, engine: EngineClient, tools: Tools, spool: Spool, metrics: Metrics) -> None:
+    def __init__(
+        self, engine: EngineClient, tools: Tools, spool: Spool, abandoning: Abandoning, metrics: Metrics
+    ) -> None:
         self._engine = engine
         self._spool = spool
+        self._abandoning = abandoning
         self._tools = tools
         self._metrics = metrics
 
@@ -63,6 +67,10 @@ class Authorize:
             return await self._engine.authorize(request)
         except NotFoundError:
             self._tools.forget(ask)
+            raise
+        except UnavailableError as unavailable:
+            if not unavailable.had_no_effect:
+                self._abandoning.give_up(ask.credential, ask.agent_id, request.attempt_id)
             raise
 
     async def _resolved_anew(self, call: Call) -> Call:
