@@ -36,6 +36,8 @@ STATUS_OF_REASON = {
     "invalid_path": 400,
 }
 RETRY_AFTER_S = {Kind.EXHAUSTED: 1, Kind.UNAVAILABLE: 1}
+MAX_FINDINGS = 20
+"""So many invalid values are told: an answer must not outgrow the request that it refuses."""
 PARTS = frozenset({"body", "query", "path", "header"})
 """Where the offending value of a request may stand: the first element of an invalid field's `loc`."""
 
@@ -54,9 +56,11 @@ class InvalidField:
 
 
 class InvalidFieldsError(InvalidRequestError):
-    """Values of the request are missing or impossible; `fields` names them all."""
+    """Values of the request are missing or impossible; `fields` names the first `MAX_FINDINGS`, and counts the rest."""
 
     def __init__(self, fields: Sequence[InvalidField]) -> None:
+        if (more := len(fields) - MAX_FINDINGS) > 0:
+            fields = [*fields[:MAX_FINDINGS], InvalidField("more", fields[0].loc[:1], f"and {more} more")]
         super().__init__("invalid_request", "; ".join(field.msg for field in fields))
         self.fields = fields
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from decimal import Decimal
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -13,6 +13,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     TypeAdapter,
+    model_validator,
 )
 from pydantic_core import PydanticCustomError
 
@@ -20,6 +21,10 @@ MAX_COUNT = 1_000_000_000
 MAX_PRICE_USD = 1_000_000
 MAX_DAY_USD = 10_000_000
 MAX_SEQ = 2**63 - 1
+MAX_ENTRIES = 1000
+MAX_IGNORED = 64
+MAX_UNKNOWN = 16
+"""So many unknown fields are each named. Pydantic makes a finding of every one, and a body has room for 100,000."""
 
 # Field names that frame a message or belong to its hop: injecting one would change what the tool reads as the request.
 _FRAMING = frozenset(
@@ -45,6 +50,8 @@ def _number(value: object) -> object:
 
 def _for_every_tool(value: object) -> object:
     """A bare number limits each tool: it is short for `{"*": number}`."""
+    if isinstance(value, dict) and len(value) > MAX_ENTRIES:  # pydantic counts them when it has judged each
+        raise PydanticCustomError("too_long", f"Input should have at most {MAX_ENTRIES} entries")
     return {"*": value} if isinstance(value, int) and not isinstance(value, bool) else value
 
 
@@ -91,19 +98,35 @@ Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
 PriceUsd = Annotated[Decimal, Field(ge=0, le=MAX_PRICE_USD), BeforeValidator(_number)]
 DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number)]
 
+Item = TypeVar("Item")
+# A list is judged up to its first bad entry: a body has room for 200,000 of them.
+Entries = Annotated[list[Item], Field(max_length=MAX_ENTRIES, fail_fast=True)]
+
 AGENT_ID: TypeAdapter[str] = TypeAdapter(AgentId)
 TOOL_NAME: TypeAdapter[str] = TypeAdapter(ToolName)
 IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 SWITCH_SCOPE: TypeAdapter[str] = TypeAdapter(Literal["global", "namespace"])
 
 
-class Body(BaseModel):
+class Known(BaseModel):
+    """Fields of which none may be unknown."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _few_unknown(cls, value: Any) -> Any:
+        unknown = len(value.keys() - cls.model_fields.keys()) if isinstance(value, dict) else 0
+        if unknown > MAX_UNKNOWN:
+            raise PydanticCustomError("extra_forbidden", f"{unknown} unknown fields are not permitted")
+        return value
+
+
+class Body(Known):
     """A JSON body: types as written, nothing unknown."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class Query(BaseModel):
+class Query(Known):
     """A query: every value comes as text."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -118,7 +141,10 @@ class ToolAuth(Body):
 class Dedup(Body):
     mode: Literal["derived", "header", "off"] | None = None
     ttl_s: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
-    ignore: list[Annotated[str, StringConstraints(min_length=1, max_length=128)]] = []
+    ignore: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=128)]],
+        Field(max_length=MAX_IGNORED, fail_fast=True),
+    ] = []
     run_id: Literal["tracing", "argument"] = "tracing"
 
 
@@ -138,7 +164,7 @@ class ToolBody(Body):
     max_retries: Annotated[int, Field(ge=0, le=10)] | None = None
     enabled: bool | None = None
     description: Annotated[str, StringConstraints(max_length=512)] | None = None
-    methods: Annotated[list[Method], Field(min_length=1)] | None = None
+    methods: Annotated[list[Method], Field(min_length=1, max_length=MAX_IGNORED, fail_fast=True)] | None = None
     subpaths: bool = False
     dedup: Dedup = Dedup()
     on_ambiguous: Literal["retry", "hold"] = "retry"
@@ -167,12 +193,12 @@ class PolicyBody(Body):
     """What an agent may do. Null is the same as absent, as the stock client has it."""
 
     agent_id: AgentId | None = None
-    allowed_tools: list[ToolGlob] | None = None
-    blocked_tools: list[ToolGlob] | None = None
+    allowed_tools: Entries[ToolGlob] | None = None
+    blocked_tools: Entries[ToolGlob] | None = None
     max_actions_per_hour: Count | None = None
     max_spend_usd_per_day: DayUsd | None = None
     max_calls_per_tool: Annotated[dict[ToolGlob, Count], BeforeValidator(_for_every_tool)] | None = None
-    pricing_rules: list[PricingRule] | None = None
+    pricing_rules: Entries[PricingRule] | None = None
     on_anomaly: Literal["alert", "disable"] | None = None
 
 

@@ -17,7 +17,7 @@ from interlock.governance.errors import (
     UnavailableError,
 )
 from interlock.governance.status import details_of
-from interlock.proxy.api.errors import answer_of, v1_errors
+from interlock.proxy.api.errors import InvalidField, InvalidFieldsError, answer_of, v1_errors
 from interlock.proxy.request_errors import BodyTooLargeError
 
 
@@ -117,3 +117,10 @@ async def test_wrong_path_and_method_answer_in_the_contracts_shape() -> None:
 async def test_other_paths_are_none_of_its_business() -> None:
     async with client_for(web.HTTPGone(text="gone")) as client:
         assert await (await client.get("/tools/thing")).text() == "gone"
+
+
+async def test_of_many_invalid_values_the_first_twenty_are_told_and_the_rest_counted() -> None:
+    fields = [InvalidField("x", ["body", index], f"bad {index}") for index in range(1000)]
+    async with client_for(InvalidFieldsError(fields)) as client:
+        detail = (await (await client.get("/v1/thing")).json())["detail"]
+    assert [item["msg"] for item in detail] == [*(f"bad {index}" for index in range(20)), "and 980 more"]

@@ -156,3 +156,35 @@ def test_events_are_of_one_agent() -> None:
 )
 def test_bodies_of_our_own_routes_are_held_to_their_bounds(model: type[BaseModel], body: object, place: str) -> None:
     assert places(model, body) == [place]
+
+
+@pytest.mark.parametrize(
+    ("body", "place"),
+    [
+        ({"blocked_tools": ["!"] * 1000}, "blocked_tools.0"),
+        ({"blocked_tools": ["a"] * 1001}, "blocked_tools"),
+        ({"allowed_tools": ["a"] * 1001}, "allowed_tools"),
+        ({"pricing_rules": [{}] * 1000}, "pricing_rules.0.tool"),
+        ({"max_calls_per_tool": {f"t{index}": "x" for index in range(1001)}}, "max_calls_per_tool"),
+        ({f"unknown{index}": 1 for index in range(17)}, ""),
+        ({f"unknown{index}": 1 for index in range(16)}, "unknown0"),
+    ],
+)
+def test_a_body_with_endless_mistakes_is_judged_up_to_the_first(body: object, place: str) -> None:
+    assert places(PolicyBody, body)[0] == place
+    assert len(places(PolicyBody, body)) <= 16
+
+
+def test_a_policy_takes_as_many_entries_as_the_engine() -> None:
+    tools = [f"t{index}" for index in range(1000)]
+    held = PolicyBody(allowed_tools=tools, blocked_tools=tools, max_calls_per_tool=dict.fromkeys(tools, 1))
+    assert held.allowed_tools == held.blocked_tools == tools
+
+
+def test_a_tools_lists_have_an_end() -> None:
+    assert places(ToolBody, {**TOOL, "methods": ["GET"] * 65}) == ["methods"]
+    assert places(ToolBody, {**TOOL, "dedup": {"ignore": ["x"] * 65}}) == ["dedup.ignore"]
+
+
+def test_a_query_with_endless_parameters_is_one_finding() -> None:
+    assert places(CallsQuery, {f"p{index}": "" for index in range(1000)}) == [""]
