@@ -33,6 +33,12 @@ _NOT_FORWARDED = (
         # Claims about who is calling, which a tool may trust from a proxy.
         "forwarded",
         "x-real-ip",
+        # What a tool may take for another method or path than those that were judged.
+        "x-http-method-override",
+        "x-http-method",
+        "x-method-override",
+        "x-original-url",
+        "x-rewrite-url",
     }
 )
 _NOT_RETURNED = (

@@ -25,6 +25,8 @@ def test_what_is_the_tools_business_is_forwarded_in_order_and_line_by_line() -> 
         *("Interlock-Agent", "INTERLOCK-FENCE", "Interlock-Spend-Usd", "X-OnceOnly-Signature", "x-onceonly-timestamp"),
         *("Webhook-Id", "webhook-signature", "Signature", "Signature-Input", "Content-Digest", "Idempotency-Key"),
         *("Forwarded", "X-Forwarded-For", "X-Forwarded-Host", "X-Real-IP"),
+        *("X-HTTP-Method-Override", "X-HTTP-Method", "X-Method-Override", "X_HTTP_Method_Override"),
+        *("X-Original-URL", "X-Rewrite-URL"),
     ],
 )
 def test_what_is_ours_or_the_agents_own_is_not_forwarded(name: str) -> None:
