@@ -61,6 +61,17 @@ async def test_an_ambiguous_answer_is_tried_again_only_for_retry_tools(
     assert len({received.header("Idempotency-Key") for received in tool.received}) == 1
 
 
+@pytest.mark.parametrize("status", [200, 503])
+async def test_a_retry_after_that_is_none_does_not_spoil_an_answer(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool, status: int
+) -> None:
+    odd = "Thu, 01 Jan 2026 00:00:99999999999999999999 GMT"
+    tool.does(answers(status, b'"paid"', headers={"Retry-After": odd}))
+    answer = await agent.post("/tools/charge")
+    assert (answer.status_code, answer.content, answer.headers["Retry-After"]) == (status, b'"paid"', odd)
+    assert engine.settled[0].answer.status == status
+
+
 async def test_an_earlier_ambiguous_try_is_not_cleared_by_a_later_rejection(
     agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
 ) -> None:

@@ -123,6 +123,10 @@ def test_a_429_that_asks_for_more_than_the_time_out_is_left_to_the_agent() -> No
         ("-1", None),
         ("1.5", None),
         ("", None),
+        ("Thu, 01 Jan 2026 00:00:99999999999999999999 GMT", None),
+        ("Thu, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Thu, 01 Jan 2026 00:00:00 +99999999999999999999", None),
+        ("Thu, 01 Jan 0001 00:00:00 +2359", 0.0),
     ],
 )
 def test_retry_after_is_seconds_or_a_date(value: str, seconds: float | None) -> None:

@@ -37,6 +37,8 @@ MAX_WHOLE_BYTES = 1 * MiB
 MAX_UNHEARD_S = 300.0
 """So long an answer is read that nobody is given piece by piece: without an end, it would be read for ever."""
 MAX_BREAKERS = 4096
+SAY_WHEN = frozenset({429, 503})
+"""Statuses whose Retry-After says when to try again."""
 
 
 class Breakers:
@@ -131,7 +133,7 @@ class _Reading:
             outcome=outcome_of(answer.status, sent=True, whole=True),
             status=answer.status,
             headers=headers,
-            retry_after_s=retry_after_s(headers, datetime.now(UTC)),
+            retry_after_s=retry_after_s(headers, datetime.now(UTC)) if answer.status in SAY_WHEN else None,
         )
 
     async def read(self, tries: int) -> Forwarded:
