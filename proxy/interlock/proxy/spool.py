@@ -82,6 +82,8 @@ class Spool:
                 self._waiting[path.name] = pb.SettleRequest.FromString(path.read_bytes())
             except DecodeError:
                 self._set_aside(path.name, "it is not a settlement")
+            except OSError as error:
+                log.error("spool.read_failed", file=str(path), error=str(error))  # noqa: TRY400 - the message says it all
 
     def _write(self, name: str, settlement: bytes) -> None:
         part = self._folder / f"{name}.part"
@@ -141,22 +143,33 @@ class Spool:
             if error.kind in PASSING:
                 return False
             await asyncio.to_thread(self._set_aside, name, error.reason)
+        except Exception:
+            # A bug of ours may hold up this settlement, but neither the others nor the calls that wait for them.
+            log.exception("settlement.failed", call_id=settlement.permit.call_id)
+            return False
         else:
             log.info("settlement.delivered", call_id=settlement.permit.call_id)
             await asyncio.to_thread(self._remove, name)
         return True
 
     def _remove(self, name: str) -> None:
-        with contextlib.suppress(FileNotFoundError):
-            (self._folder / name).unlink()
+        """A file that stays is delivered again by the next process, which does no harm."""
+        try:
+            (self._folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            log.error("spool.remove_failed", file=name, error=str(error))  # noqa: TRY400 - the message says it all
 
     def _set_aside(self, name: str, why: str) -> None:
         """Moves a file that can never be delivered out of the way of the others, for a person to look at."""
         rejected = self._folder / REJECTED
-        rejected.mkdir(mode=0o700, exist_ok=True)
-        with contextlib.suppress(FileNotFoundError):
-            (self._folder / name).rename(rejected / name)
-        log.error("settlement.set_aside", file=str(rejected / name), why=why)
+        try:
+            rejected.mkdir(mode=0o700, exist_ok=True)
+            with contextlib.suppress(FileNotFoundError):
+                (self._folder / name).rename(rejected / name)
+        except OSError as error:
+            log.error("spool.set_aside_failed", file=name, why=why, error=str(error))  # noqa: TRY400 - as above
+        else:
+            log.error("settlement.set_aside", file=str(rejected / name), why=why)
 
 
 def _sync_folder(folder: Path) -> None:

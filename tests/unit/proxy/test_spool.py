@@ -183,3 +183,59 @@ async def test_a_disk_that_fails_does_not_lose_the_settlement(folder: Path, monk
         await spool.keep(settlement("call_1"))
         await engine.until(taken=1)
     assert engine.taken == ["call_1"]
+
+
+def block(folder: Path) -> None:
+    """Puts a folder in the place of the one file, so that it can be neither read nor removed."""
+    [file] = files(folder)
+    file.unlink()
+    file.mkdir()
+
+
+async def test_a_file_that_cannot_be_removed_holds_up_nobody(folder: Path, depth: Depth) -> None:
+    engine = Engine()
+    engine.errors["*"] = DOWN
+    async with spooling(folder, engine, depth) as spool:
+        await spool.keep(settlement("call_1"))
+        block(folder)
+        engine.errors.clear()
+        await spool.clear()
+        await depth.zero.wait()
+        await spool.keep(settlement("call_2"))
+        await engine.until(taken=2)
+    assert engine.taken == ["call_1", "call_2"]
+
+
+async def test_a_file_that_cannot_be_read_does_not_keep_the_sidecar_from_starting(folder: Path) -> None:
+    engine = Engine()
+    put(folder, "call_1.settlement", b"")
+    block(folder)
+    async with spooling(folder, engine) as spool:
+        await spool.keep(settlement("call_2"))
+        await engine.until(taken=1)
+    assert engine.taken == ["call_2"]
+
+
+async def test_what_cannot_be_set_aside_holds_up_nobody(folder: Path, depth: Depth) -> None:
+    engine = Engine()
+    engine.errors["call_1"] = ConflictError("stale", "stale")
+    put(folder, "rejected", b"a file where the folder should be")
+    async with spooling(folder, engine, depth) as spool:
+        await spool.keep(settlement("call_1"))
+        await spool.keep(settlement("call_2"))
+        await engine.until(taken=1)
+        await depth.zero.wait()
+    assert engine.taken == ["call_2"]
+
+
+async def test_a_bug_in_delivering_one_ends_neither_the_task_nor_the_call_that_finds_it(folder: Path) -> None:
+    engine = Engine()
+    engine.errors["call_1"] = RuntimeError("bug")
+    async with spooling(folder, engine) as spool:
+        await spool.keep(settlement("call_1"))
+        await spool.clear()
+        await spool.keep(settlement("call_2"))
+        await engine.until(taken=1)
+        engine.errors.clear()
+        await engine.until(taken=2)
+    assert engine.taken == ["call_2", "call_1"]
