@@ -47,14 +47,17 @@ class UpstreamRequest:
 class UpstreamError(InterlockError):
     """There is no answer, or no whole one. `sent` is False only if certainly no byte of the request left.
 
+    `connecting` says that no connection could be made, though the tool's name led to an address.
+
     Reasons: `destination_refused`, `upstream_unreachable`, `upstream_timeout`, `upstream_reset`, `upstream_invalid`.
     """
 
     kind = Kind.UNAVAILABLE
 
-    def __init__(self, reason: str, message: str, *, sent: bool) -> None:
+    def __init__(self, reason: str, message: str, *, sent: bool, connecting: bool = False) -> None:
         super().__init__(reason, message)
         self.sent = sent
+        self.connecting = connecting
 
 
 class UpstreamAnswer:
@@ -85,6 +88,8 @@ class Upstream:
     async def start(self) -> None:
         trace = aiohttp.TraceConfig()
         trace.on_request_headers_sent.append(_before_first_byte)
+        trace.on_dns_resolvehost_start.append(_before_resolving)
+        trace.on_dns_resolvehost_end.append(_after_resolving)
         connector = aiohttp.TCPConnector(
             resolver=self._destinations.resolver(), limit=0, keepalive_timeout=_KEEP_ALIVE_S
         )
@@ -111,7 +116,7 @@ class Upstream:
 
         Leaving, or being cancelled, before the body is read to its end closes the connection.
         """
-        progress = SimpleNamespace(sent=False, why_not=request.why_not)
+        progress = SimpleNamespace(sent=False, resolving=False, why_not=request.why_not)
         try:
             response = await self._request(request, progress)
         except InvalidRequestError as error:
@@ -119,7 +124,7 @@ class Upstream:
         except _HeldBackError as error:
             raise UpstreamError(str(error), "the call was stopped before it was sent", sent=False) from error
         except _FAILURES as error:
-            raise _failure(error, sent=progress.sent) from error
+            raise _failure(error, sent=progress.sent, resolving=progress.resolving) from error
         except ValueError as error:  # refused while the head was being put together
             raise UpstreamError("upstream_invalid", "the request cannot be put into HTTP", sent=False) from error
         try:
@@ -168,12 +173,25 @@ async def _before_first_byte(
     context.trace_request_ctx.sent = True
 
 
-def _failure(error: Exception, *, sent: bool) -> UpstreamError:
+async def _before_resolving(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceDnsResolveHostStartParams
+) -> None:
+    context.trace_request_ctx.resolving = True
+
+
+async def _after_resolving(
+    _session: aiohttp.ClientSession, context: SimpleNamespace, _params: aiohttp.TraceDnsResolveHostEndParams
+) -> None:
+    """Not told where it fails."""
+    context.trace_request_ctx.resolving = False
+
+
+def _failure(error: Exception, *, sent: bool, resolving: bool = False) -> UpstreamError:
     """What a failure of the client means. As long as nothing is sent, all but a refusal comes to the same."""
     if isinstance(error, aiohttp.ClientConnectorError) and isinstance(error.os_error, DestinationRefusedError):
         return UpstreamError("destination_refused", str(error.os_error), sent=False)
     if not sent:
-        return UpstreamError("upstream_unreachable", "the tool cannot be reached", sent=False)
+        return UpstreamError("upstream_unreachable", "the tool cannot be reached", sent=False, connecting=not resolving)
     if isinstance(error, TimeoutError):
         return UpstreamError("upstream_timeout", "the tool did not answer in time", sent=True)
     if isinstance(error, aiohttp.ClientResponseError | HttpProcessingError):

@@ -1,4 +1,5 @@
-from interlock.proxy.breaker import Breaker
+from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.breaker import Breaker, Breakers, CallBreakers
 
 
 def tripped() -> Breaker:
@@ -57,3 +58,38 @@ def test_a_trial_that_never_reports_back_does_not_close_the_door_for_ever() -> N
     assert breaker.allows(10)
     assert not breaker.allows(19.9)
     assert breaker.allows(20)
+
+
+TOOL = pb.ToolRoute(name="charge", url="http://tool")
+
+
+def of(breakers: Breakers, agent: str, url: str = TOOL.url) -> CallBreakers:
+    return breakers.of(pb.Permit(namespace="default", agent_id=agent), pb.ToolRoute(name=TOOL.name, url=url))
+
+
+def test_what_an_agent_sent_opens_its_own_breaker_only() -> None:
+    breakers = Breakers()
+    for _ in range(20):
+        of(breakers, "loud").failed(0, connecting=False)
+    assert not of(breakers, "loud").allows(1)
+    assert of(breakers, "loud").retry_after_s(1) == 4
+    assert of(breakers, "quiet").allows(1)
+    assert of(breakers, "loud", "http://elsewhere").allows(1)
+
+
+def test_a_tool_that_cannot_be_reached_is_left_alone_by_all() -> None:
+    breakers = Breakers()
+    for number in range(5):
+        of(breakers, f"agent-{number}").failed(0, connecting=True)
+    assert not of(breakers, "another").allows(1)
+    of(breakers, "agent-0").connected()
+    assert of(breakers, "another").allows(1)
+
+
+def test_agents_without_end_do_not_make_a_tool_that_cannot_be_reached_be_forgotten() -> None:
+    breakers = Breakers()
+    for _ in range(5):
+        of(breakers, "first").failed(0, connecting=True)
+    for number in range(5_000):
+        of(breakers, f"agent-{number}")
+    assert not of(breakers, "first").allows(1)

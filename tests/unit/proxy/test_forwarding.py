@@ -17,6 +17,7 @@ from tests.unit.proxy.scripted_engine import (
     DOWN,
     ScriptedEngine,
     embedded_sidecar,
+    executed,
 )
 
 
@@ -101,6 +102,20 @@ async def test_a_tool_that_does_not_answer_in_time_is_ambiguous(
     answer = await agent.post("/tools/charge")
     assert (answer.status_code, answer.json()["reason"]) == (504, "upstream_timeout")
     assert (engine.settled[0].outcome, engine.settled[0].failure) == (pb.OUTCOME_AMBIGUOUS, "upstream_timeout")
+
+
+async def test_an_agent_whose_calls_time_out_opens_no_circuit_for_the_others(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.MergeFrom(pb.ToolRoute(timeout_ms=50, max_retries=4))
+    tool.does(never_answers())
+    await agent.post("/tools/charge")
+    assert (await agent.post("/tools/charge")).json()["reason"] == "upstream_circuit_open"
+    tool.does(answers())
+    another = executed(pb.AuthorizeRequest(tool="charge", fingerprint=b"f", attempt_id="1"))
+    another.permit.agent_id = "another"
+    engine.verdicts.append(another)
+    assert (await agent.post("/tools/charge")).status_code == 200
 
 
 async def test_a_tool_that_keeps_failing_is_left_alone(

@@ -56,6 +56,18 @@ async def failure(upstream: Upstream, request: UpstreamRequest) -> tuple[str, bo
 # What is sent
 
 
+async def test_a_refused_connection_is_told_from_a_name_that_leads_nowhere(upstream: Upstream, tools: Any) -> None:
+    tool = await tools(answering(OK))
+    gone = tool.url()
+    await tool.stop()
+    seen = {}
+    for url in (gone, "http://no-such-host.invalid/"):
+        with pytest.raises(UpstreamError) as failed:
+            await fetch(upstream, request_to(url))
+        seen[url] = (failed.value.reason, failed.value.sent, failed.value.connecting)
+    assert [*seen.values()] == [("upstream_unreachable", False, True), ("upstream_unreachable", False, False)]
+
+
 async def test_a_call_stopped_while_it_connects_leaves_no_byte(upstream: Upstream, tools: Any) -> None:
     """A lease may run out while the connection is made, so it is looked at again when that stands."""
     received: list[bytes] = []

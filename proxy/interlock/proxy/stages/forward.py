@@ -2,7 +2,6 @@
 
 import asyncio
 import time
-from collections import OrderedDict
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
@@ -11,7 +10,7 @@ from itertools import count
 import structlog
 
 from interlock.governance.v1 import governance_pb2 as pb
-from interlock.proxy.breaker import Breaker
+from interlock.proxy.breaker import Breakers, CallBreakers
 from interlock.proxy.call import Call, Forwarded
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.headers import returnable
@@ -36,23 +35,8 @@ MAX_WHOLE_BYTES = 1 * MiB
 """So much of an answer is collected for an agent that only takes the whole."""
 MAX_UNHEARD_S = 300.0
 """So long an answer is read that nobody is given piece by piece: without an end, it would be read for ever."""
-MAX_BREAKERS = 4096
 SAY_WHEN = frozenset({429, 503})
 """Statuses whose Retry-After says when to try again."""
-
-
-class Breakers:
-    """One breaker a tool."""
-
-    def __init__(self) -> None:
-        self._breakers: OrderedDict[tuple[str, str], Breaker] = OrderedDict()
-
-    def of(self, tool: pb.ToolRoute) -> Breaker:
-        # The same name may lead two agents to two places.
-        breaker = self._breakers.setdefault((tool.name, tool.url), Breaker())
-        if len(self._breakers) > MAX_BREAKERS:
-            self._breakers.popitem(last=False)
-        return breaker
 
 
 class Forward:
@@ -76,10 +60,10 @@ class Forward:
         return replace(call, forwarded=forwarded)
 
     async def _until_done(self, call: Call, lease: HeldLease) -> Forwarded:
-        breaker = self._breakers.of(call.tool)
+        breakers = self._breakers.of(call.verdict.permit, call.tool)
         earlier, upstream_s = "", 0.0
         for tries in count(1):
-            tried = await self._try(call, lease, breaker, tries)
+            tried = await self._try(call, lease, breakers, tries)
             upstream_s += tried.upstream_s
             wait_s = None if tried.final else backoff_s(tried, call.tool, tries)
             if wait_s is None:
@@ -90,10 +74,10 @@ class Forward:
         outcome = settled_outcome(tried.outcome, earlier_ambiguous=bool(earlier))
         return replace(tried, outcome=outcome, failure=call_failure(tried, earlier), upstream_s=upstream_s)
 
-    async def _try(self, call: Call, lease: HeldLease, breaker: Breaker, tries: int) -> Forwarded:
-        """One try, unless something holds it back: the breaker, or the lease when the first byte is to leave."""
-        if not breaker.allows(time.monotonic()):
-            wait_s = breaker.retry_after_s(time.monotonic())
+    async def _try(self, call: Call, lease: HeldLease, breakers: CallBreakers, tries: int) -> Forwarded:
+        """One try, unless something holds it back: a breaker, or the lease when the first byte is to leave."""
+        if not breakers.allows(time.monotonic()):
+            wait_s = breakers.retry_after_s(time.monotonic())
             return _held_back("upstream_circuit_open", wait_s)
         if why_not := lease.why_not():
             return _held_back(why_not)
@@ -101,13 +85,15 @@ class Forward:
         began = time.monotonic()
         try:
             async with self._upstream.send(request) as answer:
-                breaker.succeeded()
+                breakers.answered()
                 tried = await _Reading(call, lease, answer).read(tries)
         except UpstreamError as error:
             if not error.sent and (why_not := lease.why_not()):
                 return _held_back(why_not)
+            if error.sent:
+                breakers.connected()
             if error.reason not in NEVER_RETRIED:
-                breaker.failed(time.monotonic())
+                breakers.failed(time.monotonic(), connecting=error.connecting)
             tried = Forwarded(outcome=outcome_of(0, sent=error.sent, whole=False), failure=error.reason)
             if not error.sent:
                 return tried
