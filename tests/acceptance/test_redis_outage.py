@@ -112,3 +112,22 @@ async def test_answers_that_cannot_be_settled_go_out_as_pending_and_are_settled_
     assert replayed.replayed
     assert len(tool.received) == 2
     assert await scene.charged() == (2, PRICE_USD)
+
+
+async def test_what_a_hanging_redis_reserved_unheard_is_taken_back(
+    scene: Scene, own_redis: RedisServer, tool: Tool
+) -> None:
+    """Else the call would stay charged, and of a `hold` tool nobody would know that it was never sent."""
+    name = await scene.register(tool.url, on_ambiguous="hold", timeout_ms=120_000)
+    await scene.call(name, CHARGE)
+    own_redis.freeze()
+    assert (await scene.call(name, {"order": "unheard"})).json["reason"] == "governance_unavailable"
+    own_redis.thaw()
+
+    async def nothing_is_reserved() -> bool:
+        return await is_back(scene) and not (await scene.ask("GET", f"/v1/calls?agent_id={scene.agent}"))
+
+    await until(nothing_is_reserved)
+    assert await scene.charged() == (1, PRICE_USD)
+    assert (await scene.call(name, {"order": "unheard"})).decision == "executed"
+    assert len(tool.received) == 2

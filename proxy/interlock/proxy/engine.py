@@ -141,18 +141,25 @@ class EngineClient:
     async def _ask(
         self, method: str, ask: Callable[[Request, float], Awaitable[Response]], request: Request
     ) -> Response:
-        """Asks until there is an answer, at most `repeats` times again, each time the same question."""
+        """Asks until there is an answer, at most `repeats` times again, each time the same question.
+
+        Of several failures the one is told that may have had an effect.
+        """
+        unheard: UnavailableError | None = None
         for repeats_left in range(self._repeats, -1, -1):
             if not self._breaker.allows(time.monotonic()):
                 break
             try:
                 return await self._ask_once(method, ask, request)
             except UnavailableError as unavailable:
+                unheard = unheard or (None if unavailable.had_no_effect else unavailable)
                 if repeats_left == 0:
-                    raise
+                    raise unheard or unavailable from None
                 if isinstance(unavailable, LostAnswerError) and not unavailable.waited_out:
                     await asyncio.sleep(REDIAL_S)
-        raise LostAnswerError
+        raise unheard or UnavailableError(
+            "governance_unavailable", "the governance engine could not be reached just now", effect="none"
+        )
 
     async def _ask_once(
         self, method: str, ask: Callable[[Request, float], Awaitable[Response]], request: Request
