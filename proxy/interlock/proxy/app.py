@@ -19,6 +19,7 @@ from interlock.proxy.api.port import Api
 from interlock.proxy.api.routes import routes
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.engine import EngineClient
+from interlock.proxy.large_bodies import BodyReader, LargeBodies
 from interlock.proxy.listening import bound, listen
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.pipeline import Pipeline, stages_of
@@ -68,9 +69,12 @@ class Sidecar:
         self._closing.append(spool.close)
         abandoning = Abandoning(engine)
         self._closing.append(abandoning.close)
-        self._pipeline = Pipeline(stages_of(engine, upstream, spool, abandoning, self._metrics), self._metrics)
+        bodies = BodyReader()
+        self._closing.append(bodies.close)
+        stages = stages_of(engine, upstream, spool, abandoning, bodies.of_known, self._metrics)
+        self._pipeline = Pipeline(stages, self._metrics)
         self._closing.append(self._pipeline.close)
-        self._closing.append(await listen(self._agent_app(self._pipeline, destinations), agents))
+        self._closing.append(await listen(self._agent_app(self._pipeline, destinations, bodies.of_strangers), agents))
         self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin))
         log.info("sidecar.started", port=self.port, admin_port=self.admin_port)
 
@@ -100,7 +104,7 @@ class Sidecar:
         self.port, self.admin_port = agents.getsockname()[1], admin.getsockname()[1]
         return agents, admin
 
-    def _agent_app(self, pipeline: Pipeline, destinations: Destinations) -> web.Application:
+    def _agent_app(self, pipeline: Pipeline, destinations: Destinations, bodies: LargeBodies) -> web.Application:
         settings = self._settings
         own_key = settings.agent_key.get_secret_value() if settings.agent_key else ""
         app = web.Application(
@@ -109,8 +113,8 @@ class Sidecar:
             client_max_size=0,
         )
         app.add_routes(ToolsRoute(pipeline, own_key, settings.max_body_bytes, settings.agent_stall_ms / 1000).routes())
-        app.add_routes(RunRoute(pipeline, settings.max_body_bytes).routes())
-        app.add_routes(routes(Api.over(self._channel, destinations, max_body_bytes=settings.max_body_bytes)))
+        app.add_routes(RunRoute(pipeline, settings.max_body_bytes, bodies).routes())
+        app.add_routes(routes(Api.over(self._channel, destinations, bodies, max_body_bytes=settings.max_body_bytes)))
         return app
 
 

@@ -153,8 +153,8 @@ class Agent(Protocol):
 class Entrance(Protocol):
     """One way in: how a request is read, which requests a tool takes by it, and what the tool is sent."""
 
-    def read(self, incoming: Incoming) -> Ask:
-        """What is asked for. Errors: InvalidRequestError, UnauthenticatedError."""
+    async def read(self, incoming: Incoming) -> Ask:
+        """What is asked for. Errors: InvalidRequestError, UnauthenticatedError, `busy`."""
 
     def refusal(self, ask: Ask, tool: pb.ToolRoute) -> Exception | None:
         """Why this tool does not take this request, if so."""

@@ -11,6 +11,7 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import Call
 from interlock.proxy.engine import EngineClient
+from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.authorize import Authorize
@@ -28,14 +29,19 @@ Stage = Callable[[Call], Awaitable[Call]]
 
 
 def stages_of(
-    engine: EngineClient, upstream: Upstream, spool: Spool, abandoning: Abandoning, metrics: Metrics
+    engine: EngineClient,
+    upstream: Upstream,
+    spool: Spool,
+    abandoning: Abandoning,
+    bodies: LargeBodies,
+    metrics: Metrics,
 ) -> Sequence[Stage]:
     """The stages in their order."""
     tools = Tools(engine)
     return (
         intercept,
         Identify(tools),
-        Authorize(engine, tools, spool, abandoning, metrics),
+        Authorize(engine, tools, spool, abandoning, bodies, metrics),
         sign,  # drafts only: Forward signs each try as it leaves
         Forward(upstream, engine, metrics),
         Settle(engine, spool, metrics),

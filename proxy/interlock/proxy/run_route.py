@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 from aiohttp import web
@@ -14,6 +15,7 @@ from interlock.proxy.answering import incoming_of
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError, answer_of
 from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
+from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.money import exact, micros_of
 from interlock.proxy.outcomes import STOPPED
 from interlock.proxy.pipeline import Pipeline
@@ -40,10 +42,13 @@ class RunBody(Body):
 class RunEntrance:
     """Calls as JSON: the tool is named in the body and always gets a POST of the contract's envelope."""
 
-    def read(self, incoming: Incoming) -> Ask:
+    def __init__(self, bodies: LargeBodies) -> None:
+        self._bodies = bodies
+
+    async def read(self, incoming: Incoming) -> Ask:
         fields = RequestFields(incoming)
         credential, key = fields.credential(""), fields.idempotency_key()
-        run, source = _run_of(incoming.body)
+        run, source = await self._bodies.read(incoming.body, credential, partial(_run_of, incoming.body))
         args = run.args or {}
         return Ask(
             tool=run.tool,
@@ -164,9 +169,9 @@ def _compact(value: object) -> bytes:
 class RunRoute:
     """The handler: translates between JSON and calls."""
 
-    def __init__(self, pipeline: Pipeline, max_body_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, max_body_bytes: int, bodies: LargeBodies) -> None:
         self._pipeline = pipeline
-        self._entrance = RunEntrance()
+        self._entrance = RunEntrance(bodies)
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[web.RouteDef]:

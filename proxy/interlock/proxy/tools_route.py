@@ -38,7 +38,7 @@ class ToolsEntrance:
     def __init__(self, own_key: str) -> None:
         self._own_key = own_key
 
-    def read(self, incoming: Incoming) -> Ask:
+    async def read(self, incoming: Incoming) -> Ask:
         check_target(incoming.target)
         path, _, query = incoming.target.partition("?")
         name, slash, below = path.removeprefix(PREFIX).partition("/")

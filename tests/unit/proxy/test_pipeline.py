@@ -6,13 +6,18 @@ import pytest
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Ask, Call, Incoming
+from interlock.proxy.large_bodies import BodyReader
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.run_route import RunEntrance, WholeAgent
 
 
 def call() -> Call:
-    return Call(RunEntrance(), WholeAgent(), Incoming(method="POST", target="/v1/ai/run", headers=(), body=b""))
+    return Call(
+        RunEntrance(BodyReader().of_strangers),
+        WholeAgent(),
+        Incoming(method="POST", target="/v1/ai/run", headers=(), body=b""),
+    )
 
 
 async def test_a_call_passes_the_stages_in_their_order() -> None:

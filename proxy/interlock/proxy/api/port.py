@@ -7,6 +7,8 @@ from grpc import aio
 
 from interlock.governance.v1 import admin_pb2_grpc as rpc
 from interlock.proxy.destinations import Destinations
+from interlock.proxy.large_bodies import LargeBodies
+from interlock.proxy.settings import KiB
 
 if TYPE_CHECKING:  # these types exist in the generated stubs only
     from interlock.governance.v1.admin_pb2_grpc import (
@@ -18,6 +20,10 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
         SwitchesAsyncStub,
         ToolsAsyncStub,
     )
+
+
+MAX_BODY_BYTES = 256 * KiB
+"""No tool and no policy needs as much, and a body is read before the engine has judged the key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +38,19 @@ class Api:
     calls: "CallsAsyncStub"
     audit: "AuditAsyncStub"
     destinations: Destinations
+    bodies: LargeBodies
     max_body_bytes: int
     timeout_s: float
 
     @classmethod
     def over(
-        cls, channel: aio.Channel, destinations: Destinations, *, max_body_bytes: int, timeout_s: float = 5.0
+        cls,
+        channel: aio.Channel,
+        destinations: Destinations,
+        bodies: LargeBodies,
+        *,
+        max_body_bytes: int = MAX_BODY_BYTES,
+        timeout_s: float = 5.0,
     ) -> Self:
         """The API over a channel to the engine, remote or in this process."""
         return cls(
@@ -49,6 +62,7 @@ class Api:
             calls=rpc.CallsStub(channel),
             audit=rpc.AuditStub(channel),
             destinations=destinations,
-            max_body_bytes=max_body_bytes,
+            bodies=bodies,
+            max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),
             timeout_s=timeout_s,
         )

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from decimal import Decimal
+from functools import partial
 from typing import TypeVar
 
 from aiohttp import web
@@ -38,12 +39,9 @@ class Visit:
         return await rpc(question, metadata=metadata, timeout=self.api.timeout_s)
 
     async def body(self, model: type[Model]) -> Model:
-        """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError."""
+        """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError, `busy`."""
         raw = await read_body(self.request, self.api.max_body_bytes)
-        try:
-            return model.model_validate(strict_json.parse(raw, parse_float=exact) if raw else {})
-        except ValidationError as error:
-            raise _invalid(error, "body") from None
+        return await self.api.bodies.read(raw, self.credential, partial(_judged, model, raw))
 
     def query(self, model: type[Model]) -> Model:
         """The query, validated. Raises InvalidFieldsError, also for parameters that are unknown."""
@@ -58,6 +56,13 @@ class Visit:
             return kind.validate_python(self.request.match_info[name])
         except ValidationError as error:
             raise _invalid(error, "path", name) from None
+
+
+def _judged(model: type[Model], raw: bytes) -> Model:
+    try:
+        return model.model_validate(strict_json.parse(raw, parse_float=exact) if raw else {})
+    except ValidationError as error:
+        raise _invalid(error, "body") from None
 
 
 def _invalid(error: ValidationError, *place: str) -> InvalidFieldsError:

@@ -1,6 +1,5 @@
 """Authorize: puts the call to the engine, and waits for another's outcome if the same call is running."""
 
-import asyncio
 import functools
 import secrets
 import time
@@ -12,13 +11,12 @@ from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Lease
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.fingerprint import fingerprint
+from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.metrics import Metrics
-from interlock.proxy.settings import KiB
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.identify import Tools
 
 MAX_WAIT_S = 120.0
-MAX_INLINE_BYTES = 32 * KiB
 MAX_CHANGES = 5
 """So often may a tool change between resolving and asking before the call is given up."""
 
@@ -27,18 +25,25 @@ class Authorize:
     """Asks for a verdict until it is one on the tool as it is now, and, if the agent waits, not IN_FLIGHT."""
 
     def __init__(
-        self, engine: EngineClient, tools: Tools, spool: Spool, abandoning: Abandoning, metrics: Metrics
+        self,
+        engine: EngineClient,
+        tools: Tools,
+        spool: Spool,
+        abandoning: Abandoning,
+        bodies: LargeBodies,
+        metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._spool = spool
         self._abandoning = abandoning
+        self._bodies = bodies
         self._tools = tools
         self._metrics = metrics
 
     async def __call__(self, call: Call) -> Call:
         await self._spool.clear()
         waits_until = time.monotonic() + wait_s(call.ask, call.tool)
-        call = await _with_fingerprint(call)
+        call = await self._with_fingerprint(call)
         judged = await self._judge(call, waits_until, "")
         while judged.verdict.verdict == pb.VERDICT_IN_FLIGHT and (left := waits_until - time.monotonic()) > 0:
             call_id = judged.verdict.call_id
@@ -77,32 +82,29 @@ class Authorize:
         tool = await self._tools.resolve(call.ask, anew=True)
         if refusal := call.entrance.refusal(call.ask, tool):
             raise refusal
-        return await _with_fingerprint(replace(call, tool=tool))
+        return await self._with_fingerprint(replace(call, tool=tool))
+
+    async def _with_fingerprint(self, call: Call) -> Call:
+        """The call's fingerprint, as its tool wants it. Errors: `invalid_json`, `busy`."""
+        ask, tool = call.ask, call.tool
+        take = functools.partial(
+            fingerprint,
+            tool=tool.name,
+            method=ask.method,
+            path=ask.path,
+            query=ask.query,
+            content_type=ask.content_type,
+            body=ask.arguments,
+            ignore=tool.dedup_ignore,
+            run_id_is_argument=tool.dedup_run_id or not ask.traced_by_argument,
+        )
+        return replace(call, fingerprint=await self._bodies.read(ask.arguments, ask.credential, take))
 
 
 def wait_s(ask: Ask, tool: pb.ToolRoute) -> float:
     """How long the agent waits for another's outcome, s."""
     whole_deadline_s = tool.timeout_ms / 1000 * (1 + tool.max_retries)
     return min(whole_deadline_s if ask.wait_s == WHOLE_DEADLINE else ask.wait_s, MAX_WAIT_S)
-
-
-async def _with_fingerprint(call: Call) -> Call:
-    """The call's fingerprint, as its tool wants it. Errors: `invalid_json`."""
-    ask, tool = call.ask, call.tool
-    take = functools.partial(
-        fingerprint,
-        tool=tool.name,
-        method=ask.method,
-        path=ask.path,
-        query=ask.query,
-        content_type=ask.content_type,
-        body=ask.arguments,
-        ignore=tool.dedup_ignore,
-        run_id_is_argument=tool.dedup_run_id or not ask.traced_by_argument,
-    )
-    # Canonical JSON of a large body takes long enough to keep every other call waiting.
-    large = len(ask.arguments) > MAX_INLINE_BYTES
-    return replace(call, fingerprint=await asyncio.to_thread(take) if large else take())
 
 
 def _authorize_request(call: Call, *, will_wait: bool, awaited_call_id: str) -> pb.AuthorizeRequest:

@@ -30,8 +30,8 @@ _WAIT = re.compile(r'wait(\s*=\s*"?([0-9]{1,9})"?)?', re.IGNORECASE)  # RFC 7240
 
 
 async def intercept(call: Call) -> Call:
-    """Errors: InvalidRequestError, UnauthenticatedError."""
-    return replace(call, ask=call.entrance.read(call.incoming))
+    """Errors: InvalidRequestError, UnauthenticatedError, `busy`."""
+    return replace(call, ask=await call.entrance.read(call.incoming))
 
 
 def check_target(target: str) -> None:

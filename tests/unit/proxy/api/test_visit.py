@@ -14,6 +14,7 @@ from interlock.governance.v1 import admin_pb2_grpc as rpc
 from interlock.proxy.api.errors import v1_errors
 from interlock.proxy.api.routes import Api, routes
 from interlock.proxy.destinations import Destinations
+from interlock.proxy.large_bodies import BodyReader
 
 KEY = "once_live_" + "a" * 43
 AUTH = {"Authorization": f"Bearer {KEY}"}
@@ -53,9 +54,11 @@ async def client(recorder: Recorder) -> AsyncIterator[Client]:
     async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
         own = Destinations(allow_loopback=True, own_ports=frozenset({8400}))
         app = web.Application(middlewares=[v1_errors])
-        app.add_routes(routes(Api.over(channel, own, max_body_bytes=4096)))
+        reader = BodyReader()
+        app.add_routes(routes(Api.over(channel, own, reader.of_strangers, max_body_bytes=4096)))
         async with TestClient(TestServer(app)) as client:
             yield client
+        await reader.close()
     await server.stop(None)
 
 
