@@ -16,6 +16,7 @@ from interlock.proxy.request_errors import BodyTooLargeError
 
 RESET = struct.pack("ii", 1, 0)
 """SO_LINGER on, for no time: closing then resets."""
+CONTINUE = "100-continue"
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 
 
@@ -36,6 +37,7 @@ async def read_body(request: web.Request, max_body_bytes: int) -> bytes:
         raise BodyTooLargeError(max_body_bytes)
     body = bytearray()
     try:
+        await _let_come(request)
         async for piece in request.content.iter_any():
             body += piece
             if len(body) > max_body_bytes:
@@ -43,6 +45,13 @@ async def read_body(request: web.Request, max_body_bytes: int) -> bytes:
     except (web.RequestPayloadError, ConnectionError) as error:
         raise InvalidRequestError("invalid_body", "the body broke off, or its framing is broken") from error
     return bytes(body)
+
+
+async def _let_come(request: web.Request) -> None:
+    """Tells a client that waits for it to send its body (RFC 9110 10.1.1)."""
+    if request.version >= HttpVersion11 and request.headers.get(hdrs.EXPECT, "").lower() == CONTINUE:
+        await request.writer.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        request.writer.output_size = 0  # of the answer, which has not begun
 
 
 class ExactAnswer(web.StreamResponse):

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import socket
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from uuid import uuid4
 
 import structlog
@@ -13,7 +13,7 @@ from grpc import aio
 from interlock.governance.errors import DeniedError, InvalidRequestError, UnavailableError
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.admin import Readiness, admin_app
-from interlock.proxy.answering import REQUEST_ID
+from interlock.proxy.answering import CONTINUE, REQUEST_ID
 from interlock.proxy.api.errors import v1_errors
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.routes import routes
@@ -112,10 +112,18 @@ class Sidecar:
             # The routes read and bound their bodies themselves.
             client_max_size=0,
         )
-        app.add_routes(ToolsRoute(pipeline, own_key, settings.max_body_bytes, settings.agent_stall_ms / 1000).routes())
-        app.add_routes(RunRoute(pipeline, settings.max_body_bytes, bodies).routes())
-        app.add_routes(routes(Api.over(self._channel, destinations, bodies, max_body_bytes=settings.max_body_bytes)))
+        served = [
+            *ToolsRoute(pipeline, own_key, settings.max_body_bytes, settings.agent_stall_ms / 1000).routes(),
+            *RunRoute(pipeline, settings.max_body_bytes, bodies).routes(),
+            *routes(Api.over(self._channel, destinations, bodies, max_body_bytes=settings.max_body_bytes)),
+        ]
+        for of in served:
+            app.router.add_route(of.method, of.path, of.handler, expect_handler=_left_to_the_guard)
         return app
+
+
+async def _left_to_the_guard(_: web.Request) -> None:
+    """In place of aiohttp's own answer to Expect, which comes before anything about the request is known."""
 
 
 class FrontDoor:
@@ -144,14 +152,15 @@ class FrontDoor:
 
     @web.middleware
     async def guard(self, request: web.Request, handler: Handler) -> web.StreamResponse:
-        """Errors: `invalid_path`, `host_not_allowed`, `origin_not_allowed`, `draining`."""
+        """Errors: `invalid_path`, `host_not_allowed`, `origin_not_allowed`, `draining`, `expectation_failed`."""
         check_target(request.raw_path)
         self._check_host(request.headers.getall("Host", []))
-        if "Origin" in request.headers:
-            # Agents are no browsers: what sends an Origin is a page that found this port.
+        if _is_from_a_page(request.headers):
             raise DeniedError("origin_not_allowed", "requests from web pages are not served")
         if self._readiness.draining:
             raise UnavailableError("draining", "this sidecar is shutting down")
+        if any(value.lower() != CONTINUE for value in request.headers.getall("Expect", [])):
+            raise InvalidRequestError("expectation_failed", "Expect may ask for 100-continue only")
         if task := asyncio.current_task():
             self.busy.add(task)
             task.add_done_callback(self.busy.discard)
@@ -162,6 +171,15 @@ class FrontDoor:
         found = _HOST.fullmatch(values[0]) if len(values) == 1 else None
         if found is None or found[1].lower().rstrip(".") not in self._hosts:
             raise InvalidRequestError("host_not_allowed", "this Host is not one that this sidecar answers to")
+
+
+def _is_from_a_page(headers: Mapping[str, str]) -> bool:
+    """Agents are no browsers: what sends either of these is a page that found this port.
+
+    A page may leave out Origin (a GET without CORS); its browser then still names where the page is from
+    (W3C Fetch Metadata, 2.3).
+    """
+    return "Origin" in headers or headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin")
 
 
 def _hosts(settings: SidecarSettings) -> frozenset[str]:

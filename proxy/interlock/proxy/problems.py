@@ -23,6 +23,7 @@ STATUS_OF_REASON = {
     "body_too_large": 413,
     "method_not_allowed": 405,
     "subpath_not_allowed": 404,
+    "expectation_failed": 417,
     "host_not_allowed": 421,
     "origin_not_allowed": 403,
     "draining": 503,

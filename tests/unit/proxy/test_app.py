@@ -1,4 +1,5 @@
 import asyncio
+import json
 from pathlib import Path
 
 import httpx
@@ -160,6 +161,9 @@ async def test_a_body_of_exactly_the_limit_passes(engine: ScriptedEngine, spool_
         ({"Host": "evil.example"}, 421, "host_not_allowed"),
         ({"Host": "localhost.evil.example"}, 421, "host_not_allowed"),
         ({"Origin": "http://localhost"}, 403, "origin_not_allowed"),
+        ({"Sec-Fetch-Site": "cross-site"}, 403, "origin_not_allowed"),
+        ({"Sec-Fetch-Site": "same-site"}, 403, "origin_not_allowed"),
+        ({"Sec-Fetch-Site": ""}, 403, "origin_not_allowed"),
     ],
 )
 async def test_web_pages_are_not_served(
@@ -167,6 +171,39 @@ async def test_web_pages_are_not_served(
 ) -> None:
     answer = await agent.post("/tools/charge", headers=headers)
     assert (answer.status_code, answer.json()["reason"]) == (status, reason)
+    assert engine.resolved == 0
+
+
+@pytest.mark.parametrize("site", ["none", "same-origin"])
+async def test_what_no_page_of_another_site_sent_is_served(agent: httpx.AsyncClient, site: str) -> None:
+    assert (await agent.post("/tools/charge", headers={"Sec-Fetch-Site": site})).status_code == 200
+
+
+@pytest.mark.parametrize("door", ["/tools/charge", "/v1/ai/run", "/v1/tools"])
+async def test_no_body_is_asked_for_that_is_refused_anyway(sidecar: Sidecar, door: str) -> None:
+    head = f"POST {door} HTTP/1.1\r\nExpect: 100-continue\r\nAuthorization: Bearer k\r\nConnection: close\r\n"
+    for fields, status in (
+        ("Host: evil.example\r\nContent-Length: 2\r\n", 421),
+        ("Host: localhost\r\nOrigin: http://localhost\r\nContent-Length: 2\r\n", 403),
+        ("Host: localhost\r\nContent-Length: 2000000\r\n", 413),
+    ):
+        assert status_of(await spoken(sidecar, f"{head}{fields}\r\n".encode())) == status
+    await sidecar.drain()
+    answer = await spoken(sidecar, f"{head}Host: localhost\r\nContent-Length: 2\r\n\r\n".encode())
+    assert status_of(answer) == 503
+
+
+@pytest.mark.parametrize("expect", ["200-ok", "100-continue, x", "100-continue\r\nExpect: x"])
+async def test_an_expectation_that_nobody_meets_is_refused_in_the_shape_of_its_door(
+    sidecar: Sidecar, engine: ScriptedEngine, expect: str
+) -> None:
+    tools = await spoken(sidecar, request_bytes(headers=f"Expect: {expect}\r\n", body=b"{}"))
+    assert (status_of(tools), reason_of(tools)) == (417, "expectation_failed")
+    assert b"Content-Type: application/problem+json" in tools
+    for door in ("/v1/ai/run", "/v1/tools"):
+        answer = await spoken(sidecar, request_bytes(door, headers=f"Expect: {expect}\r\n", body=b"{}"))
+        detail = json.loads(body_of(answer))["detail"]
+        assert (status_of(answer), detail["error"]) == (417, "expectation_failed")
     assert engine.resolved == 0
 
 

@@ -32,6 +32,7 @@ STATUS_OF_REASON = {
     "missing_key": 401,
     "body_too_large": 413,
     # Nothing about a value: the request is not for this server, or not for any.
+    "expectation_failed": 417,
     "host_not_allowed": 421,
     "invalid_path": 400,
 }
