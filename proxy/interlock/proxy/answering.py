@@ -32,7 +32,9 @@ async def incoming_of(request: web.Request, max_body_bytes: int) -> Incoming:
 
 
 async def read_body(request: web.Request, max_body_bytes: int) -> bytes:
-    """The body, whole. Errors: `body_too_large` as soon as it is known, `invalid_body` if it breaks off."""
+    """The body, whole. Errors: `body_too_large` as soon as it is known, `invalid_body` if it breaks off,
+    and what the connection makes of a body that stops coming.
+    """
     if (request.content_length or 0) > max_body_bytes:
         raise BodyTooLargeError(max_body_bytes)
     body = bytearray()

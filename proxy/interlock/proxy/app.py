@@ -4,6 +4,7 @@ import asyncio
 import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from uuid import uuid4
 
 import structlog
@@ -20,7 +21,7 @@ from interlock.proxy.api.routes import routes
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import BodyReader, LargeBodies
-from interlock.proxy.listening import bound, listen
+from interlock.proxy.listening import ConnectionLimits, bound, listen, most_connections
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.pipeline import Pipeline, stages_of
 from interlock.proxy.run_route import PATH as RUN_PATH
@@ -34,6 +35,8 @@ from interlock.proxy.upstream import Upstream
 log = structlog.get_logger()
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+MAX_ADMIN_CONNECTIONS = 64
 
 _HOST = re.compile(r"(\[[0-9a-f:.]+\]|[^:\[\]]+)(:\d{1,5})?", re.IGNORECASE)
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
@@ -74,13 +77,16 @@ class Sidecar:
         stages = stages_of(engine, upstream, spool, abandoning, bodies.of_known, self._metrics)
         self._pipeline = Pipeline(stages, self._metrics)
         self._closing.append(self._pipeline.close)
-        self._closing.append(await listen(self._agent_app(self._pipeline, destinations, bodies.of_strangers), agents))
-        self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin))
+        agent_app = self._agent_app(self._pipeline, destinations, bodies.of_strangers)
+        self._closing.append(await listen(agent_app, agents, self._limits("agents")))
+        self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin, self._limits("admin")))
         log.info("sidecar.started", port=self.port, admin_port=self.admin_port)
 
     async def drain(self) -> None:
         """Not ready from now on, new calls are refused; returns when the running ones are over, or the grace is."""
         self._readiness.drain()
+        if self._pipeline is not None:
+            self._pipeline.drain()
         log.info("sidecar.draining")
         try:
             async with asyncio.timeout(self._settings.drain_grace_ms / 1000):
@@ -104,6 +110,15 @@ class Sidecar:
         self.port, self.admin_port = agents.getsockname()[1], admin.getsockname()[1]
         return agents, admin
 
+    def _limits(self, listener: str) -> ConnectionLimits:
+        settings = self._settings
+        return ConnectionLimits(
+            most=most_connections(settings.max_connections) if listener == "agents" else MAX_ADMIN_CONNECTIONS,
+            head_s=settings.request_head_ms / 1000,
+            stall_s=settings.agent_stall_ms / 1000,
+            refused=partial(self._metrics.connection_refused, listener),
+        )
+
     def _agent_app(self, pipeline: Pipeline, destinations: Destinations, bodies: LargeBodies) -> web.Application:
         settings = self._settings
         own_key = settings.agent_key.get_secret_value() if settings.agent_key else ""
@@ -113,7 +128,7 @@ class Sidecar:
             client_max_size=0,
         )
         served = [
-            *ToolsRoute(pipeline, own_key, settings.max_body_bytes, settings.agent_stall_ms / 1000).routes(),
+            *ToolsRoute(pipeline, own_key, settings.max_body_bytes).routes(),
             *RunRoute(pipeline, settings.max_body_bytes, bodies).routes(),
             *routes(Api.over(self._channel, destinations, bodies, max_body_bytes=settings.max_body_bytes)),
         ]
@@ -161,10 +176,14 @@ class FrontDoor:
             raise UnavailableError("draining", "this sidecar is shutting down")
         if any(value.lower() != CONTINUE for value in request.headers.getall("Expect", [])):
             raise InvalidRequestError("expectation_failed", "Expect may ask for 100-continue only")
-        if task := asyncio.current_task():
-            self.busy.add(task)
-            task.add_done_callback(self.busy.discard)
+        # Nothing is begun before all of it is here: half a body must not hold up the end.
+        request.content.on_eof(partial(self._begins, asyncio.current_task()))
         return await handler(request)
+
+    def _begins(self, handling: asyncio.Task[object] | None) -> None:
+        if handling is not None and not handling.done():
+            self.busy.add(handling)
+            handling.add_done_callback(self.busy.discard)
 
     def _check_host(self, values: list[str]) -> None:
         """A page whose name was bound to this address (DNS rebinding) sends its own name."""

@@ -41,10 +41,17 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        refused = Counter(
+            "interlock_connections_refused_total",
+            "Connections closed at once, because too many were open.",
+            ["listener"],
+            registry=registry,
+        )
         # By their labels. Looking a series up in its metric costs more than counting in it.
         self._decisions = cache(decisions.labels)
         self._in_flight = cache(in_flight.labels)
         self._settle_failures = cache(failures.labels)
+        self._connections_refused = cache(refused.labels)
         self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
         self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
         self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
@@ -73,6 +80,10 @@ class Metrics:
             yield
         finally:
             gauge.dec()
+
+    def connection_refused(self, listener: str) -> None:
+        """A connection was closed at once: `listener` (`agents`, `admin`) had as many as it may."""
+        self._connections_refused(listener).inc()
 
     def engine_call(self, method: str, seconds: float) -> None:
         """An RPC to the engine came back, well or not."""

@@ -6,7 +6,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 import structlog
 
-from interlock.governance.errors import InterlockError
+from interlock.governance.errors import InterlockError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import Call
@@ -55,17 +55,27 @@ class Pipeline:
         self._stages = stages
         self._metrics = metrics
         self._running: set[asyncio.Task[Call]] = set()
+        self._draining = False
 
     @property
     def running(self) -> set[asyncio.Task[Call]]:
         return set(self._running)
 
     async def carry(self, call: Call) -> Call:
-        """The call after its last stage. Being cancelled, as when the agent hangs up, leaves it running."""
+        """The call after its last stage. Being cancelled, as when the agent hangs up, leaves it running.
+
+        Errors: `draining`, and those of the stages.
+        """
+        if self._draining:
+            raise UnavailableError("draining", "this sidecar is shutting down")
         task = asyncio.create_task(self._through_stages(call))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    def drain(self) -> None:
+        """No call is begun from now on, also none whose body was still coming."""
+        self._draining = True
 
     async def close(self) -> None:
         """Abandons what still runs: their leases run out, which is how the engine learns of it."""

@@ -20,6 +20,7 @@ TYPE_PREFIX = "https://interlock.dev/problems/"
 
 STATUS_OF_REASON = {
     # The request itself.
+    "request_timeout": 408,
     "body_too_large": 413,
     "method_not_allowed": 405,
     "subpath_not_allowed": 404,
@@ -64,7 +65,7 @@ STATUS_OF_KIND = {
     Kind.INTERNAL: 500,
 }
 STATUS_OF_VERDICT = {pb.VERDICT_BLOCKED: 403, pb.VERDICT_MISMATCH: 422}
-RETRYABLE_STATUS = frozenset({409, 429, 502, 503, 504})
+RETRYABLE_STATUS = frozenset({408, 409, 429, 502, 503, 504})
 NOT_RETRYABLE = frozenset({"outcome_unknown", "answer_not_kept", "destination_refused", "upstream_invalid"})
 MESSAGES = {
     "upstream_timeout": "the tool did not answer in time; whether it acted is not known",

@@ -15,3 +15,10 @@ class BodyTooLargeError(InvalidRequestError):
 
     def __init__(self, max_body_bytes: int) -> None:
         super().__init__("body_too_large", f"the body is larger than {max_body_bytes} bytes")
+
+
+class SlowRequestError(InvalidRequestError):
+    """The body stopped coming before its end."""
+
+    def __init__(self) -> None:
+        super().__init__("request_timeout", "the body stopped coming before its end")

@@ -95,7 +95,19 @@ class SidecarSettings(BaseModel):
     allow_loopback_tools: bool = Field(False, description="Tools may be on loopback addresses")
     drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running calls at shutdown, ms")
     agent_stall_ms: int = Field(
-        30_000, ge=10, le=600_000, description="An agent that takes nothing of its answer for so long is gone, ms"
+        30_000,
+        ge=10,
+        le=600_000,
+        description="An agent that sends nothing of a body, or takes nothing of its answer, for so long is left, ms",
+    )
+    request_head_ms: int = Field(
+        10_000, ge=10, le=600_000, description="Time for the head of a request, from the answer before it, ms"
+    )
+    max_connections: int = Field(
+        1_024,
+        ge=1,
+        le=1_000_000,
+        description="Agents' connections at a time; fewer where the process may open few files",
     )
     engine: EngineLink = Field(default_factory=EngineLink, description="The governance engine")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")

@@ -1,6 +1,5 @@
 """`/tools/{tool}`: the agent's request goes to the tool as it is, the tool's answer comes back as it is."""
 
-import asyncio
 from collections.abc import Awaitable, Callable
 from urllib.parse import unquote
 
@@ -88,9 +87,8 @@ class HttpAgent:
 
     takes_pieces = True
 
-    def __init__(self, request: web.Request, stall_s: float) -> None:
+    def __init__(self, request: web.Request) -> None:
         self._request = request
-        self._stall_s = stall_s
         self._answer: ExactAnswer | None = None
         self.gone = False
 
@@ -117,11 +115,10 @@ class HttpAgent:
         return self._answer
 
     async def _send(self, writing: Awaitable[object]) -> None:
-        """Writes, unless the agent has left or takes nothing any more: that is no reason to stop its call."""
+        """Writes, unless the agent has left, or was left as it took nothing: that is no reason to stop its call."""
         try:
-            async with asyncio.timeout(self._stall_s):
-                await writing
-        except (ConnectionError, TimeoutError):
+            await writing
+        except ConnectionError:
             self.gone = True
 
     def _whole(self, call: Call) -> ExactAnswer:
@@ -158,18 +155,17 @@ def _problem_of(call: Call) -> Problem:
 class ToolsRoute:
     """The handler: translates between HTTP and calls."""
 
-    def __init__(self, pipeline: Pipeline, own_key: str, max_body_bytes: int, stall_s: float) -> None:
+    def __init__(self, pipeline: Pipeline, own_key: str, max_body_bytes: int) -> None:
         self._pipeline = pipeline
         self._entrance = ToolsEntrance(own_key)
         self._max_body_bytes = max_body_bytes
-        self._stall_s = stall_s
 
     def routes(self) -> list[web.RouteDef]:
         return [web.route("*", PREFIX + "{rest:.*}", self.handle)]
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         incoming = await incoming_of(request, self._max_body_bytes)
-        agent = HttpAgent(request, self._stall_s)
+        agent = HttpAgent(request)
         call = await self._pipeline.carry(Call(self._entrance, agent, incoming))
         return await agent.finish(call)
 

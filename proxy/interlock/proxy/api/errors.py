@@ -30,6 +30,7 @@ STATUS = {
 }
 STATUS_OF_REASON = {
     "missing_key": 401,
+    "request_timeout": 408,
     "body_too_large": 413,
     # Nothing about a value: the request is not for this server, or not for any.
     "expectation_failed": 417,
