@@ -7,6 +7,8 @@ hiredis'. A connection on which nothing is heard for too long is closed: every q
 
 import asyncio
 import collections
+import itertools
+import math
 import ssl
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -32,12 +34,12 @@ class PipeTimeoutError(TimeoutError):
 
 @dataclass(slots=True)
 class _Question:
-    """Some commands of one asker: their answers are collected until all are there."""
+    """Some commands of one asker: their answers are collected until all are there. Due is none before it is written."""
 
     awaited: int
     replies: list[Any]
     future: asyncio.Future[list[Any]]
-    due: float
+    due: float = math.inf
 
 
 class Pipe(asyncio.Protocol):
@@ -65,13 +67,10 @@ class Pipe(asyncio.Protocol):
             future.set_exception(PipeLostError("closed"))
             return future
         self._outgoing += [_packed(tuple(command)) for command in commands]
-        due = self._loop.time() + self._answer_within_s
-        self._questions.append(_Question(len(commands), [], future, due))
+        self._questions.append(_Question(len(commands), [], future))
         if not self._writing:
             self._writing = True
             self._loop.call_soon(self._write)
-        if self._watch is None:
-            self._watch = self._loop.call_at(due, self._look)
         return future
 
     def close(self) -> None:
@@ -103,19 +102,25 @@ class Pipe(asyncio.Protocol):
                 question.future.set_result(question.replies)
 
     def _write(self) -> None:
+        """Only now does Redis' time begin: when many calls come at once, this process may take long to come to it."""
         self._writing = False
         if self._transport is not None:
             self._transport.write(b"".join(self._outgoing))
+            due = self._loop.time() + self._answer_within_s
+            for question in itertools.takewhile(lambda question: question.due == math.inf, reversed(self._questions)):
+                question.due = due
+            if self._watch is None:
+                self._watch = self._loop.call_at(due, self._look)
         self._outgoing.clear()
 
     def _look(self) -> None:
         """Looks whether Redis hangs: the oldest question is overdue and nothing has been heard for as long.
 
         There is one timer for all, since the oldest is always due first. As long as answers come, large ones of others
-        before one's own are no reason to give all of them up.
+        before one's own are no reason to give all of them up. asyncio has read what there is before it runs a timer.
         """
         self._watch = None
-        if not self._questions:
+        if not self._questions or self._questions[0].due == math.inf:
             return
         due = max(self._questions[0].due, self._heard_at + self._answer_within_s)
         if due > self._loop.time():
