@@ -119,11 +119,12 @@ class Scene:
         """How often the two sidecars have asked the engine for a decision, and been answered."""
         return sum([await _count(at, 'interlock_engine_call_seconds_count{method="authorize"}') for at in self.both])
 
-    async def until_asked(self, count: int) -> None:
-        """Waits until `asked` is so many."""
+    async def until_asked(self, count: int, *calls: asyncio.Task[Answer]) -> None:
+        """Waits until `asked` is so many. Fails if one of the calls is over before."""
         async with asyncio.timeout(30):
-            while await self.asked() < count:  # noqa: ASYNC110 - other processes ask: there is no event
-                await asyncio.sleep(0.05)
+            while await self.asked() < count:
+                assert not (over := [call.result() for call in calls if call.done()]), over[:3]
+                await asyncio.sleep(0.2)
 
     async def charged(self) -> tuple[int, float]:
         """Actions and USD that stand on the account, as the trail and the figures agree."""

@@ -21,7 +21,7 @@ async def test_500_identical_calls_through_two_sidecars_happen_once(scene: Scene
     asked = await scene.asked()
     async with asyncio.TaskGroup() as crowd:
         calls = [crowd.create_task(scene.call(name, CHARGE, at=at, headers=WAIT)) for at in sidecars]
-        await scene.until_asked(asked + CROWD)
+        await scene.until_asked(asked + CROWD, *calls)
         all_have_asked.set()
     got = [call.result() for call in calls]
     assert {(answer.status, answer.body, answer.whole) for answer in got} == {(201, b'{"receipt": "ch_1"}', True)}
@@ -41,7 +41,7 @@ async def test_500_identical_runs_through_two_sidecars_happen_once(scene: Scene,
     asked = await scene.asked()
     async with asyncio.TaskGroup() as crowd:
         runs = [crowd.create_task(scene.run(name, CHARGE, at=at)) for at in sidecars]
-        await scene.until_asked(asked + CROWD)
+        await scene.until_asked(asked + CROWD, *runs)
         all_have_asked.set()
     got = [run.result() for run in runs]
     assert {answer.status for answer in got} == {200}
@@ -66,7 +66,7 @@ async def test_all_who_wait_get_the_refusal_that_the_leader_got(scene: Scene, to
             crowd.create_task(scene.call(name, CHARGE, at=at, headers={**WAIT, "Interlock-Spend-Usd": "0.25"}))
             for at in scene.both * 20
         ]
-        await scene.until_asked(asked + len(calls))
+        await scene.until_asked(asked + len(calls), *calls)
         all_have_asked.set()
     got = [call.result() for call in calls]
     assert {(answer.status, answer.body, answer.header("X-Tool")) for answer in got} == {

@@ -70,7 +70,7 @@ async def test_who_waits_for_a_stream_gets_all_of_it_from_the_record(scene: Scen
         await tool.until_received(1)
         asked = await scene.asked()
         waiting = calls.create_task(scene.call(name, {"follow": 1}, at=scene.second, headers={"Prefer": "wait"}))
-        await scene.until_asked(asked + 1)
+        await scene.until_asked(asked + 1, leader, waiting)
         tap.let_out(*EVENTS)
         tap.close()
     assert leader.result().body == waiting.result().body == b"".join(EVENTS)
