@@ -76,6 +76,30 @@ async def test_all_who_wait_get_the_refusal_that_the_leader_got(scene: Scene, to
     assert await scene.charged() == (1, 0)
 
 
+@pytest.mark.parametrize(
+    ("on_ambiguous", "waiters_get"),
+    [("retry", (500, "dedup", b"<html>oh</html>")), ("hold", (409, "unknown", b"outcome_unknown"))],
+)
+async def test_all_who_wait_for_a_call_that_may_have_happened_learn_so_and_none_repeats_it(
+    scene: Scene, tool: Tool, on_ambiguous: str, waiters_get: tuple[int, str, bytes]
+) -> None:
+    all_have_asked = asyncio.Event()
+    failing = waits_for(all_have_asked, answers(500, b"<html>oh</html>"))
+    name = await scene.register(tool.does(failing).url, on_ambiguous=on_ambiguous, max_retries=0)
+    asked = await scene.asked()
+    async with asyncio.TaskGroup() as crowd:
+        calls = [crowd.create_task(scene.call(name, CHARGE, at=at, headers=WAIT)) for at in scene.both * 10]
+        await scene.until_asked(asked + len(calls), *calls)
+        all_have_asked.set()
+    got = [call.result() for call in calls]
+    (leader,) = [answer for answer in got if answer.decision == "executed"]
+    assert (leader.status, leader.body) == (500, b"<html>oh</html>")
+    status, decision, words = waiters_get
+    others = [answer for answer in got if answer is not leader]
+    assert {(answer.status, answer.decision, words in answer.body) for answer in others} == {(status, decision, True)}
+    assert len(tool.received) == 1
+
+
 async def test_a_duplicate_that_does_not_wait_is_told_to_come_back(scene: Scene, tool: Tool) -> None:
     done = asyncio.Event()
     name = await scene.register(tool.does(waits_for(done, answers())).url)
