@@ -94,11 +94,12 @@ async def test_an_authorize_whose_reply_comes_after_it_was_asked_for_again_runs_
     assert await scene.charged() == (2, 2 * PRICE_USD)
 
 
+@pytest.mark.parametrize("lost_reply", ["of an Authorize", "of a ResolveTool"])
 async def test_60_calls_under_way_when_the_line_breaks_run_and_are_charged_once_each(
-    roles: Apart, scene: Scene, tool: Tool
+    roles: Apart, scene: Scene, tool: Tool, lost_reply: str
 ) -> None:
     name = await scene.register(tool.url)
-    lost = roles.line.loses_reply(AUTHORIZED)
+    lost = roles.line.loses_reply(AUTHORIZED if lost_reply == "of an Authorize" else tool.url.encode())
     async with asyncio.TaskGroup() as crowd:
         calls = [crowd.create_task(scene.call(name, {"order": order}, at=roles.far)) for order in range(60)]
     assert lost.is_set()

@@ -138,24 +138,27 @@ async def test_a_call_that_an_operator_says_succeeded_is_never_repeated(
 async def test_what_a_sidecar_says_after_it_slept_through_its_lease_changes_nothing(
     scene: Scene, doomed: InterlockDev, tool: Tool
 ) -> None:
-    may_answer = asyncio.Event()
-    tool.does(waits_for(may_answer, answers(body=b'{"receipt": "ch_1"}')), answers(body=SECOND))
-    name = await scene.register(tool.url, timeout_ms=TIMEOUT_MS)
-    running = asyncio.create_task(scene.call(name, CHARGE, at=doomed))
+    """Neither while its heir still runs nor afterwards."""
+    first_may_answer, second_may_answer = asyncio.Event(), asyncio.Event()
+    first = waits_for(first_may_answer, answers(body=b'{"receipt": "ch_1"}'))
+    tool.does(first, waits_for(second_may_answer, answers(body=SECOND)))
+    name = await scene.register(tool.url, timeout_ms=2 * TIMEOUT_MS)
+    sleeping = asyncio.create_task(scene.call(name, CHARGE, at=doomed))
     await tool.until_received(1)
     assert doomed.process is not None
     doomed.process.send_signal(signal.SIGSTOP)
-    again = await scene.call(name, CHARGE, headers=WAIT)
-    assert (again.status, again.decision, again.body) == (200, "executed", SECOND)
+    heir = asyncio.create_task(scene.call(name, CHARGE, headers=WAIT))
+    await tool.until_received(2)
 
-    may_answer.set()
+    first_may_answer.set()
     doomed.process.send_signal(signal.SIGCONT)
-    await running
+    await sleeping
+    assert len(await scene.events("stale_settlement")) == 1
+    assert (await scene.call(name, CHARGE)).json["reason"] == "in_flight"
 
-    async def was_heard() -> bool:
-        return bool(await scene.events("stale_settlement"))
-
-    await until(was_heard)
+    second_may_answer.set()
+    answered = await heir
+    assert (answered.status, answered.decision, answered.body) == (200, "executed", SECOND)
     replayed = await scene.call(name, CHARGE)
     assert (replayed.status, replayed.decision, replayed.body) == (200, "dedup", SECOND)
     assert [event["verdict"] for event in await scene.events("settlement")] == ["SUCCEEDED"]
