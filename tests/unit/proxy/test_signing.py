@@ -11,7 +11,6 @@ from standardwebhooks import Webhook, WebhookVerificationError
 
 from interlock.proxy.signing import Outgoing, signed_headers
 
-NOW = int(time.time())
 PLAIN = "correct horse"
 WHSEC = "whsec_" + base64.b64encode(bytes(range(25))).decode()
 WHSEC_KEY = bytes(range(25))
@@ -38,7 +37,7 @@ def outgoing(**changes: Any) -> Outgoing:
 
 def received(out: Outgoing, *secrets: str, **changes: Any) -> Any:
     """The request as a verifier takes it."""
-    headers = dict(signed_headers(out, secrets, "sec_1", NOW))
+    headers = dict(signed_headers(out, secrets, "sec_1", int(time.time())))
     return SimpleNamespace(**{"method": out.method, "url": out.url, "headers": headers, "body": out.body} | changes)
 
 
@@ -51,7 +50,7 @@ def verify_rfc9421(request: Any, key: bytes, tag: str = "interlock") -> str:
 
 
 def test_a_call_without_secrets_is_named_but_not_signed() -> None:
-    assert signed_headers(outgoing(), [], "", NOW) == [
+    assert signed_headers(outgoing(), [], "", 0) == [
         ("Idempotency-Key", "ab" * 32),
         ("Interlock-Agent", "billing-bot"),
         ("Interlock-Call-Id", "call_1"),
@@ -60,10 +59,10 @@ def test_a_call_without_secrets_is_named_but_not_signed() -> None:
 
 
 def test_existing_tools_verify_the_plain_hmac_of_the_body() -> None:
-    headers = received(outgoing(), PLAIN).headers
+    headers = dict(signed_headers(outgoing(), [PLAIN], "sec_1", 1_800_000_000))
     assert headers["X-OnceOnly-Signature"] == hmac.new(PLAIN.encode(), b'{"amount": 5}', "sha256").hexdigest()
     assert headers["X-OnceOnly-Signature-Alg"] == "hmac_sha256"
-    assert headers["X-OnceOnly-Timestamp"] == str(NOW)
+    assert headers["X-OnceOnly-Timestamp"] == "1800000000"
     assert "X-OnceOnly-Signature-Previous" not in headers
 
 
@@ -172,7 +171,7 @@ def test_three_secrets_in_rotation_have_three_signatures_each_with_its_own_key_i
 
 
 def test_no_field_is_sent_twice_and_no_secret_at_all() -> None:
-    headers = signed_headers(outgoing(), [PLAIN, WHSEC], "sec_1", NOW)
+    headers = signed_headers(outgoing(), [PLAIN, WHSEC], "sec_1", int(time.time()))
     assert len({name.lower() for name, _ in headers}) == len(headers)
     assert PLAIN not in str(headers)
     assert WHSEC.removeprefix("whsec_") not in str(headers)
