@@ -36,6 +36,9 @@ RANGES = {
 FRAMING = frozenset(
     ("host", "content-length", "transfer-encoding", "te", "trailer", "connection", "upgrade", "expect", "keep-alive")
 )
+_OURS = re.compile(
+    r"idempotency-key|content-digest|signature|signature-input|(interlock|x-onceonly|webhook)-.*", re.IGNORECASE
+)
 # Addresses of cloud metadata services that are not link-local.
 METADATA = frozenset({ipaddress.ip_address("100.100.100.200"), ipaddress.ip_address("fd00:ec2::254")})
 
@@ -121,6 +124,8 @@ def _check_secrets(secrets: Secrets) -> None:
             raise _invalid("upstream_credential.header", "this is no header name")
         if secrets.upstream_header.lower() in FRAMING:
             raise _invalid("upstream_credential.header", "this header frames the message, it is no credential")
+        if _OURS.fullmatch(secrets.upstream_header):
+            raise _invalid("upstream_credential.header", "this header is Interlock's own word to the tool")
         if not _HEADER_VALUE.fullmatch(secrets.upstream_value):
             raise _invalid("upstream_credential.value", "a header's value is one line")
 

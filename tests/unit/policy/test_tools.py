@@ -101,6 +101,8 @@ def test_an_impossible_tool_names_the_field(changes: dict[str, object], field: s
         (tools.Secrets(upstream_header="Bad Header", upstream_value="x"), "upstream_credential.header"),
         (tools.Secrets(upstream_header="X-Key", upstream_value="a\r\nb"), "upstream_credential.value"),
         (tools.Secrets(upstream_header="Transfer-Encoding", upstream_value="x"), "upstream_credential.header"),
+        (tools.Secrets(upstream_header="Interlock-Agent", upstream_value="x"), "upstream_credential.header"),
+        (tools.Secrets(upstream_header="idempotency-key", upstream_value="x"), "upstream_credential.header"),
     ],
 )
 def test_an_impossible_secret_names_the_field(secrets: tools.Secrets, field: str) -> None:
