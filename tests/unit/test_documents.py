@@ -27,8 +27,8 @@ from tests.acceptance.test_reach import CALL, an_agents
 
 ROOT = Path(__file__).parents[2]
 PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "helm").rglob("*.md")])
-HTTP, FOR_TOOLS, OPERATING, ERRORS = (
-    (ROOT / "docs" / name).read_text() for name in ("http.md", "for-tools.md", "operating.md", "errors.md")
+HTTP, FOR_TOOLS, OPERATIONS, ERRORS = (
+    (ROOT / "docs" / name).read_text() for name in ("http.md", "for-tools.md", "operations.md", "errors.md")
 )
 ROUTE = re.compile(r"^\| (GET|POST|PUT|PATCH|DELETE) \| `([^`]+)` \| (\w+) \|", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
@@ -110,7 +110,7 @@ def test_the_page_names_no_field_of_a_tool_that_is_not_accepted() -> None:
 
 @pytest.mark.parametrize("role", [Role.AGENT, Role.VIEWER, Role.OPERATOR, Role.ADMIN])
 def test_the_roles_of_the_pages_are_those_of_the_engine(role: Role) -> None:
-    assert f"`{role.name.lower()}`" in section(OPERATING, "Keys and roles")
+    assert f"`{role.name.lower()}`" in section(OPERATIONS, "Keys and roles")
     told = {named for _, _, named in ROUTE.findall(HTTP)}
     assert told == {"own", "viewer", "operator"}
     identity = Identity("key_1", "default", role, "a1" if role is Role.AGENT else "")
@@ -159,7 +159,7 @@ def test_the_pages_name_no_header_of_ours_that_the_code_does_not_know() -> None:
     assert {*ours} <= headers_of_the_code()
 
 
-# docs/operating.md
+# docs/operations.md
 
 
 def test_every_metric_is_on_the_page_with_its_labels_and_no_other() -> None:
@@ -169,7 +169,7 @@ def test_every_metric_is_on_the_page_with_its_labels_and_no_other() -> None:
         metric: Any = collector
         labels = ("version", "python") if metric._type == "info" else metric._labelnames
         known[metric._name + suffixes.get(metric._type, "")] = {*labels}
-    rows = re.findall(r"^\| `(interlock_\w+)` \|([^|]*)\| (\w+) \|", OPERATING, re.MULTILINE)
+    rows = re.findall(r"^\| `(interlock_\w+)` \|([^|]*)\| (\w+) \|", OPERATIONS, re.MULTILINE)
     assert {name: {*re.findall(r"`(\w+)`", labels)} for name, labels, _ in rows} == known
 
 
@@ -183,7 +183,7 @@ def test_every_field_of_a_calls_line_in_the_log_is_named() -> None:
         and isinstance(node.args[0], ast.Constant)
         and node.args[0].value == "call.finished"
     ]
-    told = section(OPERATING, "Logs")
+    told = section(OPERATIONS, "Logs")
     assert [field.arg for field in line.keywords if f"`{field.arg}`" not in told] == []
 
 
