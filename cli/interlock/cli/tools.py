@@ -24,6 +24,13 @@ class OnAmbiguous(StrEnum):
     HOLD = "hold"
 
 
+class OnGovernanceFailure(StrEnum):
+    """What becomes of a call while nobody can be asked to judge it."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+
+
 class DedupMode(StrEnum):
     """How a call's key is found."""
 
@@ -75,6 +82,20 @@ def put(
     dedup: Annotated[DedupMode | None, typer.Option(help="How a call's key is found.")] = None,
     read_only: Annotated[bool | None, typer.Option(help="Its calls change nothing.")] = None,
     risk: Annotated[Risk | None, typer.Option(help="How risky a call is.")] = None,
+    on_governance_failure: Annotated[
+        OnGovernanceFailure | None,
+        typer.Option(help="While engine or Redis cannot be reached; `open` is for reads, see docs/failure.md."),
+    ] = None,
+    open_max_calls_per_minute: Annotated[
+        int | None, typer.Option(help="With `open`: so many a minute, from each sidecar.")
+    ] = None,
+    reconcile_url: Annotated[
+        str | None, typer.Option(help="With `hold`: asked what became of a call of unknown outcome.")
+    ] = None,
+    reconcile_deadline_s: Annotated[
+        int | None, typer.Option(help="How long it is asked, from the first try; then it is yours to resolve.")
+    ] = None,
+    reconcile_timeout_ms: Annotated[int | None, typer.Option(help="Time for one answer of it.")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create or replace a tool, from a file, from flags, or from a file with flags over it."""
@@ -91,6 +112,11 @@ def put(
         dedup={"mode": dedup} if dedup else None,
         read_only=read_only,
         risk=risk,
+        on_governance_failure=on_governance_failure,
+        open_max_calls_per_minute=open_max_calls_per_minute,
+        reconcile_url=reconcile_url,
+        reconcile_deadline_s=reconcile_deadline_s,
+        reconcile_timeout_ms=reconcile_timeout_ms,
     )
     with connected() as api:
         show_one(api.post("tools", body={**document(file), **flags}), as_json=as_json)

@@ -126,6 +126,11 @@ class Tool:
     upstream_value: Sealed | None = None
     revision: int = 0
     updated_at_ms: int = 0
+    fails_open: bool = False
+    open_max_calls_per_minute: int = 10
+    reconcile_url: str = ""
+    reconcile_deadline_s: int = 86_400
+    reconcile_timeout_ms: int = 5_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,6 +31,9 @@ RANGES = {
     "max_retries": (0, 10),
     "dedup_ttl_s": (1, 30 * DAY_S),
     "replay_max_bytes": (0, 1_048_576),
+    "open_max_calls_per_minute": (1, 1_000),
+    "reconcile_deadline_s": (60, 30 * DAY_S),
+    "reconcile_timeout_ms": (250, 30_000),
 }
 # Header fields that say where a message goes and where it ends (RFC 9110 7, RFC 9112 6).
 FRAMING = frozenset(
@@ -73,10 +76,20 @@ def check(tool: Tool, secrets: Secrets, *, allow_loopback: bool) -> None:
         raise _invalid("description", f"a description has at most {MAX_TEXT} characters")
     if len(tool.dedup_ignore) > MAX_FIELDS or not all(0 < len(name) <= MAX_TEXT for name in tool.dedup_ignore):
         raise _invalid("dedup.ignore", f"at most {MAX_FIELDS} field names")
+    _check_failing(tool, allow_loopback=allow_loopback)
     _check_secrets(secrets)
 
 
-def check_url(url: str, *, allow_loopback: bool) -> None:
+def _check_failing(tool: Tool, *, allow_loopback: bool) -> None:
+    if tool.fails_open and tool.hold:
+        raise _invalid("on_governance_failure", "a tool that must not be repeated (on_ambiguous: hold) cannot be open")
+    if tool.reconcile_url and not tool.hold:
+        raise _invalid("reconcile_url", "a reconcile_url is for tools with on_ambiguous: hold")
+    if tool.reconcile_url:
+        check_url(tool.reconcile_url, allow_loopback=allow_loopback, field="reconcile_url")
+
+
+def check_url(url: str, *, allow_loopback: bool, field: str = "url") -> None:
     """Refuses what is not plain http(s), and addresses that must not be reached whoever asks.
 
     A host name is judged again by the sidecar when it connects: what it resolves to may change.
@@ -85,33 +98,33 @@ def check_url(url: str, *, allow_loopback: bool) -> None:
         parts = urlsplit(url)
         _ = parts.port
     except ValueError as error:
-        raise _invalid("url", "this is not a URL") from error
+        raise _invalid(field, "this is not a URL") from error
     if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise _invalid("url", "a tool's URL is http:// or https:// with a host")
+        raise _invalid(field, "a tool's URL is http:// or https:// with a host")
     if parts.username is not None or parts.password is not None or parts.fragment:
-        raise _invalid("url", "a tool's URL has no user info and no fragment")
+        raise _invalid(field, "a tool's URL has no user info and no fragment")
     if len(url) > MAX_URL or not url.isascii() or any(char <= " " or char == "\\" for char in url):
-        raise _invalid("url", f"a tool's URL is printable ASCII of at most {MAX_URL} characters")
-    _check_host(parts.hostname.rstrip("."), allow_loopback=allow_loopback)
+        raise _invalid(field, f"a tool's URL is printable ASCII of at most {MAX_URL} characters")
+    _check_host(parts.hostname.rstrip("."), field, allow_loopback=allow_loopback)
 
 
-def _check_host(host: str, *, allow_loopback: bool) -> None:
+def _check_host(host: str, field: str, *, allow_loopback: bool) -> None:
     if host == "localhost" or host.endswith(".localhost"):
         if not allow_loopback:
-            raise _invalid("url", "loopback tools are not allowed here")
+            raise _invalid(field, "loopback tools are not allowed here")
         return
     try:
         address = ipaddress.ip_address(host)
     except ValueError as error:
         if _NUMERIC_HOST.fullmatch(host):
-            raise _invalid("url", "an IPv4 address is written with four decimal parts") from error
+            raise _invalid(field, "an IPv4 address is written with four decimal parts") from error
         return
     mapped = getattr(address, "ipv4_mapped", None)
     address = mapped or address
     if address.is_link_local or address in METADATA or address.is_multicast or address.is_unspecified:
-        raise _invalid("url", "link-local, metadata and multicast addresses are no tools")
+        raise _invalid(field, "link-local, metadata and multicast addresses are no tools")
     if address.is_loopback and not allow_loopback:
-        raise _invalid("url", "loopback tools are not allowed here")
+        raise _invalid(field, "loopback tools are not allowed here")
 
 
 def _check_secrets(secrets: Secrets) -> None:

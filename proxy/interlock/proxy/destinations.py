@@ -51,13 +51,13 @@ class Destinations:
         self._allow_loopback = allow_loopback
         self._own_ports = own_ports
 
-    def check_url(self, url: str) -> None:
+    def check_url(self, url: str, *, field: str = "url") -> None:
         """Refuses a URL that is no absolute http(s) URL, or whose host is written so that it can be refused unresolved.
 
         Errors: `destination_refused`.
         """
         if problem := self._problem_of_url(url):
-            raise InvalidRequestError("destination_refused", f"the tool's URL is refused: {problem}", field="url")
+            raise InvalidRequestError("destination_refused", f"the tool's URL is refused: {problem}", field=field)
 
     def resolver(self) -> AbstractResolver:
         """Resolves names through the system, and gives only addresses that are not refused. Needs a running loop."""

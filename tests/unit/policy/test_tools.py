@@ -85,6 +85,13 @@ def test_a_tool_may_live_anywhere_else(url: str) -> None:
         ({"description": "x" * 513}, "description"),
         ({"dedup_ttl_s": 0}, "dedup_ttl_s"),
         ({"replay_max_bytes": 2**21}, "replay_max_bytes"),
+        ({"fails_open": True, "hold": True}, "on_governance_failure"),
+        ({"open_max_calls_per_minute": 0}, "open_max_calls_per_minute"),
+        ({"reconcile_url": "https://tools.example/outcome"}, "reconcile_url"),
+        ({"reconcile_url": "ftp://tools.example/outcome", "hold": True}, "reconcile_url"),
+        ({"reconcile_url": "http://127.0.0.1/outcome", "hold": True}, "reconcile_url"),
+        ({"reconcile_deadline_s": 59}, "reconcile_deadline_s"),
+        ({"reconcile_timeout_ms": 30_001}, "reconcile_timeout_ms"),
     ],
 )
 def test_an_impossible_tool_names_the_field(changes: dict[str, object], field: str) -> None:

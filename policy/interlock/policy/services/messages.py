@@ -143,6 +143,8 @@ def route_message(tool: Tool, secrets: list[str], upstream: str) -> governance_p
         secrets=secrets,
         secret_id=tool.secrets[0].secret_id if tool.secrets else "",
         read_only=tool.read_only,
+        on_governance_failure=_on_governance_failure(tool),
+        open_max_calls_per_minute=tool.open_max_calls_per_minute,
     )
     if tool.upstream_header:
         route.upstream_credential.CopyFrom(
@@ -177,6 +179,11 @@ def tool_message(tool: Tool) -> admin_pb2.Tool:
         upstream_header=tool.upstream_header,
         revision=tool.revision,
         updated_at_ms=tool.updated_at_ms,
+        on_governance_failure=_on_governance_failure(tool),
+        open_max_calls_per_minute=tool.open_max_calls_per_minute,
+        reconcile_url=tool.reconcile_url,
+        reconcile_deadline_s=tool.reconcile_deadline_s,
+        reconcile_timeout_ms=tool.reconcile_timeout_ms,
     )
 
 
@@ -277,6 +284,10 @@ def event_message(event: Event) -> admin_pb2.Event:
 
 def _on_ambiguous(tool: Tool) -> governance_pb2.OnAmbiguous.ValueType:
     return governance_pb2.ON_AMBIGUOUS_HOLD if tool.hold else governance_pb2.ON_AMBIGUOUS_RETRY
+
+
+def _on_governance_failure(tool: Tool) -> governance_pb2.OnGovernanceFailure.ValueType:
+    return governance_pb2.ON_GOVERNANCE_FAILURE_OPEN if tool.fails_open else governance_pb2.ON_GOVERNANCE_FAILURE_CLOSED
 
 
 def _optional(message: Any, name: str) -> Any:

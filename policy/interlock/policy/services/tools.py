@@ -7,7 +7,7 @@ import structlog
 from interlock.governance.errors import ConflictError, NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
-from interlock.governance.v1.governance_pb2 import ON_AMBIGUOUS_HOLD
+from interlock.governance.v1.governance_pb2 import ON_AMBIGUOUS_HOLD, ON_GOVERNANCE_FAILURE_OPEN
 from interlock.policy import access, tools
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Identity, Role, Snapshot, Tool
@@ -136,6 +136,11 @@ def tool_of(message: pb.Tool) -> Tool:
         read_only=message.read_only,
         risk=message.risk or DEFAULT.risk,
         replay_max_bytes=given("replay_max_bytes"),
+        fails_open=message.on_governance_failure == ON_GOVERNANCE_FAILURE_OPEN,
+        open_max_calls_per_minute=given("open_max_calls_per_minute"),
+        reconcile_url=message.reconcile_url,
+        reconcile_deadline_s=given("reconcile_deadline_s"),
+        reconcile_timeout_ms=given("reconcile_timeout_ms"),
     )
 
 
@@ -157,7 +162,7 @@ def _shown(identity: Identity, tool: Tool) -> pb.Tool:
     """The tool as its caller may see it: to an agent, not where it is or how its calls are signed."""
     message = tool_message(tool)
     if identity.role is Role.AGENT:
-        for field in ("url", "secret_id", "secret_mask", "upstream_header"):
+        for field in ("url", "secret_id", "secret_mask", "upstream_header", "reconcile_url"):
             message.ClearField(field)
     return message
 

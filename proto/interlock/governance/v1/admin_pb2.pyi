@@ -86,6 +86,11 @@ class Tool(_message.Message):
     UPSTREAM_HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     UPDATED_AT_MS_FIELD_NUMBER: _builtins.int
+    ON_GOVERNANCE_FAILURE_FIELD_NUMBER: _builtins.int
+    OPEN_MAX_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    RECONCILE_URL_FIELD_NUMBER: _builtins.int
+    RECONCILE_DEADLINE_S_FIELD_NUMBER: _builtins.int
+    RECONCILE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1-128 of [a-zA-Z0-9_.:-], not `.` or `..`."""
     scope_id: _builtins.str
@@ -128,6 +133,16 @@ class Tool(_message.Message):
     """Changes with every change."""
     updated_at_ms: _builtins.int
     """Unix ms."""
+    on_governance_failure: _governance_pb2.OnGovernanceFailure.ValueType
+    """Default closed; OPEN is not for tools with ON_AMBIGUOUS_HOLD."""
+    open_max_calls_per_minute: _builtins.int
+    """With OPEN: so many calls a minute go through each sidecar unjudged; 1-1000, default 10."""
+    reconcile_url: _builtins.str
+    """http or https: asked what became of a call of unknown outcome; empty for none. Needs ON_AMBIGUOUS_HOLD."""
+    reconcile_deadline_s: _builtins.int
+    """From the call's first try, s: after that an operator decides; 60-2592000, default 86400."""
+    reconcile_timeout_ms: _builtins.int
+    """Time for one answer of it, ms; 250-30000, default 5000."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Upper case; default POST."""
@@ -162,10 +177,15 @@ class Tool(_message.Message):
         upstream_header: _builtins.str = ...,
         revision: _builtins.int = ...,
         updated_at_ms: _builtins.int = ...,
+        on_governance_failure: _governance_pb2.OnGovernanceFailure.ValueType = ...,
+        open_max_calls_per_minute: _builtins.int | None = ...,
+        reconcile_url: _builtins.str = ...,
+        reconcile_deadline_s: _builtins.int | None = ...,
+        reconcile_timeout_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ttl_s", b"dedup_ttl_s", "enabled", b"enabled", "max_retries", b"max_retries", "replay_max_bytes", b"replay_max_bytes", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ttl_s", b"dedup_ttl_s", "enabled", b"enabled", "max_retries", b"max_retries", "open_max_calls_per_minute", b"open_max_calls_per_minute", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "replay_max_bytes", b"replay_max_bytes", "timeout_ms", b"timeout_ms"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "read_only", b"read_only", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedup_ttl_s: _TypeAlias = _typing.Literal["dedup_ttl_s"]  # noqa: Y015
     _WhichOneofArgType__dedup_ttl_s: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s"]  # noqa: Y015
@@ -173,6 +193,12 @@ class Tool(_message.Message):
     _WhichOneofArgType__enabled: _TypeAlias = _typing.Literal["_enabled", b"_enabled"]  # noqa: Y015
     _WhichOneofReturnType__max_retries: _TypeAlias = _typing.Literal["max_retries"]  # noqa: Y015
     _WhichOneofArgType__max_retries: _TypeAlias = _typing.Literal["_max_retries", b"_max_retries"]  # noqa: Y015
+    _WhichOneofReturnType__open_max_calls_per_minute: _TypeAlias = _typing.Literal["open_max_calls_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__open_max_calls_per_minute: _TypeAlias = _typing.Literal["_open_max_calls_per_minute", b"_open_max_calls_per_minute"]  # noqa: Y015
+    _WhichOneofReturnType__reconcile_deadline_s: _TypeAlias = _typing.Literal["reconcile_deadline_s"]  # noqa: Y015
+    _WhichOneofArgType__reconcile_deadline_s: _TypeAlias = _typing.Literal["_reconcile_deadline_s", b"_reconcile_deadline_s"]  # noqa: Y015
+    _WhichOneofReturnType__reconcile_timeout_ms: _TypeAlias = _typing.Literal["reconcile_timeout_ms"]  # noqa: Y015
+    _WhichOneofArgType__reconcile_timeout_ms: _TypeAlias = _typing.Literal["_reconcile_timeout_ms", b"_reconcile_timeout_ms"]  # noqa: Y015
     _WhichOneofReturnType__replay_max_bytes: _TypeAlias = _typing.Literal["replay_max_bytes"]  # noqa: Y015
     _WhichOneofArgType__replay_max_bytes: _TypeAlias = _typing.Literal["_replay_max_bytes", b"_replay_max_bytes"]  # noqa: Y015
     _WhichOneofReturnType__timeout_ms: _TypeAlias = _typing.Literal["timeout_ms"]  # noqa: Y015
@@ -183,6 +209,12 @@ class Tool(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__enabled) -> _WhichOneofReturnType__enabled | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__max_retries) -> _WhichOneofReturnType__max_retries | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__open_max_calls_per_minute) -> _WhichOneofReturnType__open_max_calls_per_minute | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reconcile_deadline_s) -> _WhichOneofReturnType__reconcile_deadline_s | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__reconcile_timeout_ms) -> _WhichOneofReturnType__reconcile_timeout_ms | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__replay_max_bytes) -> _WhichOneofReturnType__replay_max_bytes | None: ...
     @_typing.overload

@@ -152,6 +152,30 @@ ON_AMBIGUOUS_HOLD: OnAmbiguous.ValueType  # 2
 """Never repeated: the key waits for an operator."""
 Global___OnAmbiguous: _TypeAlias = OnAmbiguous  # noqa: Y015
 
+class _OnGovernanceFailure:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _OnGovernanceFailureEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_OnGovernanceFailure.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    ON_GOVERNANCE_FAILURE_UNSPECIFIED: _OnGovernanceFailure.ValueType  # 0
+    """As CLOSED."""
+    ON_GOVERNANCE_FAILURE_CLOSED: _OnGovernanceFailure.ValueType  # 1
+    """It is refused."""
+    ON_GOVERNANCE_FAILURE_OPEN: _OnGovernanceFailure.ValueType  # 2
+    """It goes through, within a small quota of each sidecar, if the engine's last word on it was none against it."""
+
+class OnGovernanceFailure(_OnGovernanceFailure, metaclass=_OnGovernanceFailureEnumTypeWrapper):
+    """What becomes of a call while nobody can be asked to judge it."""
+
+ON_GOVERNANCE_FAILURE_UNSPECIFIED: OnGovernanceFailure.ValueType  # 0
+"""As CLOSED."""
+ON_GOVERNANCE_FAILURE_CLOSED: OnGovernanceFailure.ValueType  # 1
+"""It is refused."""
+ON_GOVERNANCE_FAILURE_OPEN: OnGovernanceFailure.ValueType  # 2
+"""It goes through, within a small quota of each sidecar, if the engine's last word on it was none against it."""
+Global___OnGovernanceFailure: _TypeAlias = OnGovernanceFailure  # noqa: Y015
+
 @_typing.final
 class ResolveToolRequest(_message.Message):
     """Asks for the tool behind a call."""
@@ -236,6 +260,8 @@ class ToolRoute(_message.Message):
     SECRET_ID_FIELD_NUMBER: _builtins.int
     UPSTREAM_CREDENTIAL_FIELD_NUMBER: _builtins.int
     READ_ONLY_FIELD_NUMBER: _builtins.int
+    ON_GOVERNANCE_FAILURE_FIELD_NUMBER: _builtins.int
+    OPEN_MAX_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """The tool's name."""
     revision: _builtins.int
@@ -260,6 +286,10 @@ class ToolRoute(_message.Message):
     """The id of the current secret, for the receiver's key lookup."""
     read_only: _builtins.bool
     """Calls change nothing."""
+    on_governance_failure: Global___OnGovernanceFailure.ValueType
+    """Whether calls go through while nobody can be asked."""
+    open_max_calls_per_minute: _builtins.int
+    """With OPEN: so many a minute from one sidecar."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Methods accepted on `/tools/{tool}`, upper case."""
@@ -295,10 +325,12 @@ class ToolRoute(_message.Message):
         secret_id: _builtins.str = ...,
         upstream_credential: Global___UpstreamCredential | None = ...,
         read_only: _builtins.bool = ...,
+        on_governance_failure: Global___OnGovernanceFailure.ValueType = ...,
+        open_max_calls_per_minute: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["upstream_credential", b"upstream_credential"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "read_only", b"read_only", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "secret_id", b"secret_id", "secrets", b"secrets", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "upstream_credential", b"upstream_credential", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "secret_id", b"secret_id", "secrets", b"secrets", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "upstream_credential", b"upstream_credential", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

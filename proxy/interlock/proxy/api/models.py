@@ -1,6 +1,5 @@
 """What the REST API accepts: bodies and queries with the bounds of the contract. Unknown fields are refused."""
 
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -75,13 +74,6 @@ def _not_null(value: object) -> object:
     if value is None:
         raise PydanticCustomError("null", "Input should not be null: left out, the stored secret stays")
     return value
-
-
-def _unsupported(field: str) -> Callable[[object], None]:
-    def refuse(_: object) -> None:
-        raise PydanticCustomError("unsupported", f"{field} is not supported by this version")
-
-    return refuse
 
 
 AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:-]{1,128}$")]
@@ -172,8 +164,11 @@ class ToolBody(Body):
     risk: Literal["low", "medium", "high"] = "low"
     upstream_credential: UpstreamCredential | None = None
     replay_max_bytes: Annotated[int, Field(ge=0, le=1_048_576)] | None = None
-    reconcile_url: Annotated[None, BeforeValidator(_unsupported("reconcile_url"))] = None
-    on_governance_failure: Annotated[None, BeforeValidator(_unsupported("on_governance_failure"))] = None
+    on_governance_failure: Literal["closed", "open"] = "closed"
+    open_max_calls_per_minute: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    reconcile_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = None
+    reconcile_deadline_s: Annotated[int, Field(ge=60, le=2_592_000)] | None = None
+    reconcile_timeout_ms: Annotated[int, Field(ge=250, le=30_000)] | None = None
 
 
 class ToggleBody(Body):

@@ -15,12 +15,18 @@ ON_AMBIGUOUS = {
     "retry": governance.ON_AMBIGUOUS_RETRY,
     "hold": governance.ON_AMBIGUOUS_HOLD,
 }
+ON_GOVERNANCE_FAILURE = {
+    "closed": governance.ON_GOVERNANCE_FAILURE_CLOSED,
+    "open": governance.ON_GOVERNANCE_FAILURE_OPEN,
+}
 DEDUP_NAMES = {mode: name for name, mode in DEDUP.items()}
 
 
 async def put(visit: Visit) -> object:
     body = await visit.body(ToolBody)
     visit.api.destinations.check_url(body.url)
+    if body.reconcile_url is not None:
+        visit.api.destinations.check_url(body.reconcile_url, field="reconcile_url")
     return tool_json(await visit.ask(visit.api.tools.PutTool, put_request(body)))
 
 
@@ -80,6 +86,11 @@ def tool_json(tool: pb.Tool) -> dict[str, object]:
         "secret_id": tool.secret_id or None,
         "secret_mask": tool.secret_mask or None,
         "upstream_credential": {"header": tool.upstream_header} if tool.upstream_header else None,
+        "on_governance_failure": "open" if _fails_open(tool) else "closed",
+        "open_max_calls_per_minute": tool.open_max_calls_per_minute,
+        "reconcile_url": tool.reconcile_url or None,
+        "reconcile_deadline_s": tool.reconcile_deadline_s,
+        "reconcile_timeout_ms": tool.reconcile_timeout_ms,
         "revision": tool.revision,
         "updated_at": rfc3339(tool.updated_at_ms),
     }
@@ -104,7 +115,16 @@ def _tool(body: ToolBody) -> pb.Tool:
         read_only=body.read_only,
         risk=body.risk,
         replay_max_bytes=body.replay_max_bytes,
+        on_governance_failure=ON_GOVERNANCE_FAILURE[body.on_governance_failure],
+        open_max_calls_per_minute=body.open_max_calls_per_minute,
+        reconcile_url=body.reconcile_url or "",
+        reconcile_deadline_s=body.reconcile_deadline_s,
+        reconcile_timeout_ms=body.reconcile_timeout_ms,
     )
+
+
+def _fails_open(tool: pb.Tool) -> bool:
+    return tool.on_governance_failure == governance.ON_GOVERNANCE_FAILURE_OPEN
 
 
 def _dedup_json(tool: pb.Tool) -> dict[str, object]:

@@ -45,10 +45,18 @@ def test_a_scope_that_is_none_is_refused(scope: str) -> None:
     assert places(ToolBody, {**TOOL, "scope_id": scope}) == ["scope_id"]
 
 
-@pytest.mark.parametrize("field", ["reconcile_url", "on_governance_failure"])
-def test_a_field_of_the_contract_that_is_not_served_says_so(field: str) -> None:
-    with pytest.raises(ValidationError, match=f"{field} is not supported by this version"):
-        ToolBody.model_validate({**TOOL, field: "open"})
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("on_governance_failure", "ajar"),
+        ("open_max_calls_per_minute", 0),
+        ("reconcile_url", ""),
+        ("reconcile_deadline_s", 59),
+        ("reconcile_timeout_ms", 30_001),
+    ],
+)
+def test_what_a_tool_says_of_failures_is_within_its_bounds(field: str, value: object) -> None:
+    assert places(ToolBody, {**TOOL, field: value}) == [field]
 
 
 def test_unknown_fields_are_refused_at_every_level() -> None:

@@ -22,6 +22,11 @@ FULL = {
     "risk": "high",
     "upstream_credential": {"header": "X-Api-Key", "value": "upstream-secret"},
     "replay_max_bytes": 0,
+    "on_governance_failure": "open",
+    "open_max_calls_per_minute": 3,
+    "reconcile_url": "https://pay.example/outcome",
+    "reconcile_deadline_s": 60,
+    "reconcile_timeout_ms": 250,
 }
 SHOWN_AS_PUT = FULL.keys() - {"auth", "upstream_credential"}
 
@@ -49,7 +54,7 @@ def test_secrets_go_beside_the_tool_and_never_come_back() -> None:
 
 def test_what_is_left_out_is_left_to_the_engines_defaults() -> None:
     request = put(LEAST)
-    for field in ("timeout_ms", "max_retries", "enabled", "dedup_ttl_s", "replay_max_bytes"):
+    for field in ("timeout_ms", "max_retries", "enabled", "dedup_ttl_s", "replay_max_bytes", "reconcile_deadline_s"):
         assert not request.tool.HasField(field)
     assert request.tool.dedup_mode == governance.DEDUP_MODE_UNSPECIFIED
     assert list(request.tool.methods) == []
