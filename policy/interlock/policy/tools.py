@@ -1,11 +1,10 @@
 """Tools as they are registered: what is refused, what a replacement keeps, and their secrets."""
 
-import ipaddress
 import re
 from dataclasses import dataclass, replace
-from urllib.parse import urlsplit
 
 from interlock.governance.errors import InternalError, InvalidRequestError
+from interlock.governance.tool_urls import HTTP_SCHEMES, SCHEMES, Address, is_grpc, problem_of_address, problem_of_url
 from interlock.policy import credentials
 from interlock.policy.model import AGENT_ID, TOOL_NAME, Tool, ToolSecret
 from interlock.policy.secrets import Keyring
@@ -25,7 +24,6 @@ DAY_S = 86_400
 _METHOD = re.compile(r"[A-Z]{1,16}", re.ASCII)
 _HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
 _HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]{0,8192}")
-_NUMERIC_HOST = re.compile(r"(0x[0-9a-f]*|\d+)(\.(0x[0-9a-f]*|\d+))*", re.ASCII | re.IGNORECASE)
 RANGES = {
     "timeout_ms": (250, 120_000),
     "max_retries": (0, 10),
@@ -42,8 +40,6 @@ FRAMING = frozenset(
 _OURS = re.compile(
     r"idempotency-key|content-digest|signature|signature-input|(interlock|x-onceonly|webhook)-.*", re.IGNORECASE
 )
-# Addresses of cloud metadata services that are not link-local.
-METADATA = frozenset({ipaddress.ip_address("100.100.100.200"), ipaddress.ip_address("fd00:ec2::254")})
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +59,7 @@ def check(tool: Tool, secrets: Secrets, *, allow_loopback: bool) -> None:
     if tool.scope_id != GLOBAL_SCOPE and not _is_agent_scope(tool.scope_id):
         raise _invalid("scope_id", "scope_id is global or agent:<id>")
     check_url(tool.url, allow_loopback=allow_loopback)
+    _check_grpc(tool, secrets)
     for name, (least, most) in RANGES.items():
         if not least <= getattr(tool, name) <= most:
             raise _invalid(name, f"{name} is {least} to {most}")
@@ -86,45 +83,35 @@ def _check_failing(tool: Tool, *, allow_loopback: bool) -> None:
     if tool.reconcile_url and not tool.hold:
         raise _invalid("reconcile_url", "a reconcile_url is for tools with on_ambiguous: hold")
     if tool.reconcile_url:
-        check_url(tool.reconcile_url, allow_loopback=allow_loopback, field="reconcile_url")
+        check_url(tool.reconcile_url, allow_loopback=allow_loopback, field="reconcile_url", schemes=HTTP_SCHEMES)
 
 
-def check_url(url: str, *, allow_loopback: bool, field: str = "url") -> None:
-    """Refuses what is not plain http(s), and addresses that must not be reached whoever asks.
+def check_url(url: str, *, allow_loopback: bool, field: str = "url", schemes: frozenset[str] = SCHEMES) -> None:
+    """Refuses what is no absolute URL of these schemes, and addresses that must not be reached whoever asks.
 
     A host name is judged again by the sidecar when it connects: what it resolves to may change.
     """
-    try:
-        parts = urlsplit(url)
-        _ = parts.port
-    except ValueError as error:
-        raise _invalid(field, "this is not a URL") from error
-    if parts.scheme not in ("http", "https") or not parts.hostname:
-        raise _invalid(field, "a tool's URL is http:// or https:// with a host")
-    if parts.username is not None or parts.password is not None or parts.fragment:
-        raise _invalid(field, "a tool's URL has no user info and no fragment")
-    if len(url) > MAX_URL or not url.isascii() or any(char <= " " or char == "\\" for char in url):
-        raise _invalid(field, f"a tool's URL is printable ASCII of at most {MAX_URL} characters")
-    _check_host(parts.hostname.rstrip("."), field, allow_loopback=allow_loopback)
+
+    def problem_of(address: Address, _port: int) -> str | None:
+        return problem_of_address(address, allow_loopback=allow_loopback)
+
+    if len(url) > MAX_URL:
+        raise _invalid(field, f"a tool's URL has at most {MAX_URL} characters")
+    if problem := problem_of_url(url, problem_of, schemes):
+        raise _invalid(field, f"the tool's URL is refused: {problem}")
 
 
-def _check_host(host: str, field: str, *, allow_loopback: bool) -> None:
-    if host == "localhost" or host.endswith(".localhost"):
-        if not allow_loopback:
-            raise _invalid(field, "loopback tools are not allowed here")
+def _check_grpc(tool: Tool, secrets: Secrets) -> None:
+    """What means nothing to a gRPC call must not look as if it did."""
+    if not is_grpc(tool.url):
         return
-    try:
-        address = ipaddress.ip_address(host)
-    except ValueError as error:
-        if _NUMERIC_HOST.fullmatch(host):
-            raise _invalid(field, "an IPv4 address is written with four decimal parts") from error
-        return
-    mapped = getattr(address, "ipv4_mapped", None)
-    address = mapped or address
-    if address.is_link_local or address in METADATA or address.is_multicast or address.is_unspecified:
-        raise _invalid(field, "link-local, metadata and multicast addresses are no tools")
-    if address.is_loopback and not allow_loopback:
-        raise _invalid(field, "loopback tools are not allowed here")
+    if tool.methods != ("POST",):
+        raise _invalid("methods", "a gRPC tool takes POST alone, as gRPC does")
+    if tool.dedup_ignore:
+        raise _invalid("dedup.ignore", "a gRPC tool's messages are known as bytes; no field of them can be ignored")
+    header = (secrets.upstream_header or "").lower()
+    if header.endswith("-bin") or header.startswith("grpc-"):
+        raise _invalid("upstream_credential.header", "a gRPC tool's credential is text metadata, not -bin or grpc-")
 
 
 def _check_secrets(secrets: Secrets) -> None:

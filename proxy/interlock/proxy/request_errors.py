@@ -22,3 +22,10 @@ class SlowRequestError(InvalidRequestError):
 
     def __init__(self) -> None:
         super().__init__("request_timeout", "the body stopped coming before its end")
+
+
+class ToolIsGrpcError(InvalidRequestError):
+    """The tool's URL is grpc:// or grpcs://, and the call came by HTTP."""
+
+    def __init__(self) -> None:
+        super().__init__("tool_is_grpc", "this tool speaks gRPC: call it on the sidecar's gRPC port")

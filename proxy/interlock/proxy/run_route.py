@@ -9,6 +9,7 @@ from aiohttp import web
 from pydantic import ValidationError
 
 from interlock.governance.errors import InterlockError, InvalidRequestError
+from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy import strict_json
 from interlock.proxy.answering import incoming_of
@@ -20,6 +21,7 @@ from interlock.proxy.money import exact, micros_of
 from interlock.proxy.outcomes import STOPPED
 from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
+from interlock.proxy.request_errors import ToolIsGrpcError
 from interlock.proxy.stages.intercept import RequestFields
 
 PATH = "/v1/ai/run"
@@ -66,6 +68,8 @@ class RunEntrance:
         )
 
     def refusal(self, ask: Ask, tool: pb.ToolRoute) -> InterlockError | None:
+        if is_grpc(tool.url):
+            return ToolIsGrpcError()
         if tool.dedup_mode == pb.DEDUP_MODE_HEADER and not ask.idempotency_key:
             return InvalidRequestError(
                 "idempotency_key_required", "this tool wants an Idempotency-Key", field="header.Idempotency-Key"

@@ -7,6 +7,7 @@ import structlog
 from aiohttp import web
 
 from interlock.governance.errors import InterlockError, InternalError, InvalidRequestError, NotFoundError
+from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.answering import REQUEST_ID, ExactAnswer, incoming_of
 from interlock.proxy.call import Ask, Call, Draft, Forwarded, Headers, Incoming
@@ -22,6 +23,7 @@ from interlock.proxy.problems import (
     problem_of_verdict,
     standing_fields,
 )
+from interlock.proxy.request_errors import ToolIsGrpcError
 from interlock.proxy.stages.intercept import RequestFields, check_target, tool_name
 
 log = structlog.get_logger()
@@ -60,6 +62,8 @@ class ToolsEntrance:
         )
 
     def refusal(self, ask: Ask, tool: pb.ToolRoute) -> InterlockError | None:
+        if is_grpc(tool.url):
+            return ToolIsGrpcError()
         if ask.method not in tool.methods:
             allowed = ", ".join(tool.methods)
             return InvalidRequestError("method_not_allowed", f"this tool takes {allowed} only", allow=allowed)

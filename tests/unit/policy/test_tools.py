@@ -1,6 +1,7 @@
 """Tools as they are registered."""
 
 import dataclasses
+from typing import Any
 
 import pytest
 
@@ -8,6 +9,7 @@ from interlock.governance.errors import InvalidRequestError
 from interlock.policy import tools
 from interlock.policy.model import Tool
 from interlock.policy.secrets import Keyring, generate_key, parse_keys
+from interlock.policy.tools import Secrets
 
 TOOL = Tool(name="charge", scope_id="global", url="https://tools.example/charge")
 NOW_MS = 1_800_000_000_000
@@ -48,7 +50,55 @@ def test_a_url_that_is_no_tool_is_refused_everywhere(url: str, allow_loopback: b
 
 
 @pytest.mark.parametrize(
-    "url", ["http://127.0.0.1:9/x", "http://localhost/", "http://a.localhost/", "http://[::1]/", "http://localhost./"]
+    "url",
+    [
+        "grpc://tools.example",
+        "grpcs://tools.example/",
+        "grpc://tools.example:50051/pay.v1.Payments",
+        "grpc://tools.example:50051/?a=b",
+        "grpc://tools.example:50051?",
+        "grpc://user@tools.example:50051",
+        "grpc://169.254.169.254:80",
+        "grpcs://0x7f.1:50051",
+        "dns:///tools.example:50051",
+        "unix:/run/tool.sock",
+    ],
+)
+def test_a_grpc_url_is_a_host_and_a_port_and_nothing_else(url: str) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        tools.check_url(url, allow_loopback=True)
+    assert refused.value.metadata == {"field": "url"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "secrets", "field"),
+    [
+        ({"methods": ("GET", "POST")}, Secrets(), "methods"),
+        ({"dedup_ignore": ("at",)}, Secrets(), "dedup.ignore"),
+        ({}, Secrets(upstream_header="token-bin", upstream_value="x"), "upstream_credential.header"),
+        ({}, Secrets(upstream_header="Grpc-Timeout", upstream_value="1S"), "upstream_credential.header"),
+    ],
+)
+def test_a_grpc_tool_takes_nothing_that_would_mean_nothing_to_it(
+    changes: dict[str, Any], secrets: Secrets, field: str
+) -> None:
+    tool = dataclasses.replace(TOOL, url="grpcs://tools.example:443")
+    tools.check(tool, Secrets(upstream_header="x-api-key", upstream_value="v"), allow_loopback=False)
+    with pytest.raises(InvalidRequestError) as refused:
+        tools.check(dataclasses.replace(tool, **changes), secrets, allow_loopback=False)
+    assert refused.value.metadata == {"field": field}
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "http://127.0.0.1:9/x",
+        "grpc://127.0.0.1:9",
+        "http://localhost/",
+        "http://a.localhost/",
+        "http://[::1]/",
+        "http://localhost./",
+    ],
 )
 def test_loopback_is_for_development(url: str) -> None:
     tools.check_url(url, allow_loopback=True)

@@ -37,6 +37,9 @@ def answer_dns_with(monkeypatch: pytest.MonkeyPatch, *addresses: str) -> None:
     "url",
     [
         "http://tool.example/charge",
+        "grpc://tool.example:50051",
+        "grpcs://tool.example:443",
+        "grpcs://[fd00::1]:443/",
         "https://tool.example:8400/charge?a=1",
         "http://10.1.2.3:9000/",
         "http://[fd00::1]/",

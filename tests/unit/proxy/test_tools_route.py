@@ -42,6 +42,18 @@ async def test_the_tools_own_credential_takes_the_place_of_the_agents_field(
     assert tool.received[0].header("X-Api-Key") == "the tool's"
 
 
+async def test_a_grpc_tool_is_called_by_http_on_no_route(agent: httpx.AsyncClient, engine: ScriptedEngine) -> None:
+    engine.tool.url = "grpc://127.0.0.1:9"
+    forwarded = await agent.post("/tools/charge")
+    run = await agent.post(
+        "/v1/ai/run", json={"agent_id": "a", "tool": "charge"}, headers={"Authorization": "Bearer k"}
+    )
+    assert (forwarded.status_code, forwarded.json()["reason"]) == (400, "tool_is_grpc")
+    assert run.status_code == 422
+    assert "tool_is_grpc" in run.text
+    assert engine.authorized == []
+
+
 async def test_path_and_query_below_the_tool_are_forwarded_byte_for_byte(
     sidecar: Sidecar, engine: ScriptedEngine, tool: Tool
 ) -> None:

@@ -114,7 +114,7 @@ def permit_of(message: governance_pb2.Permit) -> Permit:
 
 
 def answer_of(message: governance_pb2.Answer) -> Answer:
-    head = governance_pb2.Answer(headers=message.headers).SerializeToString()
+    head = governance_pb2.Answer(headers=message.headers, trailers=message.trailers).SerializeToString()
     body = message.body if message.kept else b""
     return Answer(message.status, head, body, message.kept, message.size, message.digest)
 

@@ -96,7 +96,7 @@ class Tool(_message.Message):
     scope_id: _builtins.str
     """`global`, or `agent:<id>`: an agent's own tool hides the global one of its name."""
     url: _builtins.str
-    """http or https, absolute, without user info or fragment."""
+    """http, https, grpc or grpcs, absolute, without user info or fragment; of the last two, without a path."""
     timeout_ms: _builtins.int
     """250-120000, default 15000."""
     max_retries: _builtins.int

@@ -267,7 +267,7 @@ class ToolRoute(_message.Message):
     revision: _builtins.int
     """Changes with every change of the tool."""
     url: _builtins.str
-    """Where it listens: http or https."""
+    """Where it listens: http, https, grpc or grpcs."""
     subpaths: _builtins.bool
     """Whether a path below the URL may be named."""
     timeout_ms: _builtins.int
@@ -642,6 +642,7 @@ class Answer(_message.Message):
     KEPT_FIELD_NUMBER: _builtins.int
     SIZE_FIELD_NUMBER: _builtins.int
     DIGEST_FIELD_NUMBER: _builtins.int
+    TRAILERS_FIELD_NUMBER: _builtins.int
     status: _builtins.int
     """HTTP status."""
     body: _builtins.bytes
@@ -654,7 +655,13 @@ class Answer(_message.Message):
     """SHA-256 of the body, 32 bytes."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
-        """End-to-end header fields in order."""
+        """End-to-end header fields in order; of a gRPC tool, its initial metadata."""
+
+    @_builtins.property
+    def trailers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
+        """Of a gRPC tool: its trailing metadata in order, `grpc-status` and `grpc-message` first, -bin values in base64. The
+        body is then its messages as gRPC frames them, `status` the HTTP equivalent of its status (google.rpc.Code).
+        """
 
     def __init__(
         self,
@@ -665,10 +672,11 @@ class Answer(_message.Message):
         kept: _builtins.bool = ...,
         size: _builtins.int = ...,
         digest: _builtins.bytes = ...,
+        trailers: _abc.Iterable[Global___Header] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "digest", b"digest", "headers", b"headers", "kept", b"kept", "size", b"size", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "digest", b"digest", "headers", b"headers", "kept", b"kept", "size", b"size", "status", b"status", "trailers", b"trailers"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

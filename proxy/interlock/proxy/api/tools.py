@@ -1,5 +1,6 @@
 """`/v1/tools`: the registry of what agents may call."""
 
+from interlock.governance.tool_urls import HTTP_SCHEMES
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
 from interlock.proxy.api.models import TOOL_NAME, ScopeQuery, ToggleBody, ToolBody
@@ -26,7 +27,7 @@ async def put(visit: Visit) -> object:
     body = await visit.body(ToolBody)
     visit.api.destinations.check_url(body.url)
     if body.reconcile_url is not None:
-        visit.api.destinations.check_url(body.reconcile_url, field="reconcile_url")
+        visit.api.destinations.check_url(body.reconcile_url, field="reconcile_url", schemes=HTTP_SCHEMES)
     return tool_json(await visit.ask(visit.api.tools.PutTool, put_request(body)))
 
 
