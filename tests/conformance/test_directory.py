@@ -11,6 +11,7 @@ from interlock.policy.model import (
     Dedup,
     Epochs,
     Identity,
+    OAuth2,
     Policy,
     PricingRule,
     Role,
@@ -49,6 +50,13 @@ async def test_a_tool_comes_back_as_it_was_put(store: Store) -> None:
     snapshot = await store.directory.snapshot("acme")
     assert snapshot.tools == {("global", "charge"): put}
     assert snapshot.epochs == Epochs(0, 1)
+
+
+async def test_a_tool_with_a_token_comes_back_as_it_was_put(store: Store) -> None:
+    oauth2 = OAuth2("https://login.example/token", "client-1", params=(("resource", "r"),), secret=SEALED)
+    tool = Tool("charge", "global", "https://tools.example/", upstream_oauth2=oauth2, upstream_mask="••••")
+    put = await store.directory.put_tool("acme", tool, None)
+    assert (await store.directory.snapshot("acme")).tools == {("global", "charge"): put}
 
 
 async def test_an_agents_own_tool_hides_the_global_one(store: Store) -> None:

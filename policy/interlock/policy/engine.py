@@ -77,7 +77,13 @@ class Engine:
         """Adds every service, and gRPC health, to a grpc.aio server or a LocalServer."""
         directory, ledger, knowledge = self._directory, self._ledger, self._knowledge
         governance_pb2_grpc.add_GovernanceServicer_to_server(self._governance, server)
-        tools = ToolsService(directory, knowledge, self._keyring, allow_loopback=self._settings.allow_loopback_tools)
+        tools = ToolsService(
+            directory,
+            knowledge,
+            self._keyring,
+            allow_loopback=self._settings.allow_loopback_tools,
+            allow_plaintext_tokens=self._settings.allow_plaintext_token_urls,
+        )
         admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
         admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge), server)
         admin_pb2_grpc.add_AgentsServicer_to_server(AgentsService(directory, ledger, knowledge), server)

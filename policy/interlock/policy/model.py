@@ -100,6 +100,27 @@ class ToolSecret:
     until_ms: int = 0
 
 
+AUTHORIZATION, BEARER = "Authorization", "Bearer"
+
+
+@dataclass(frozen=True, slots=True)
+class OAuth2:
+    """How a tool's token is had: OAuth 2.0 client credentials (RFC 6749 4.4), and how it is shown to the tool.
+
+    `in_body` shows the client's secret in the body, not in Authorization; an empty `scheme` shows the bare token.
+    """
+
+    token_url: str
+    client_id: str
+    scope: str = ""
+    audience: str = ""
+    in_body: bool = False
+    header: str = AUTHORIZATION
+    scheme: str = BEARER
+    params: tuple[tuple[str, str], ...] = ()
+    secret: Sealed | None = None
+
+
 @dataclass(frozen=True, slots=True)
 class Tool:
     """A registered tool."""
@@ -124,6 +145,8 @@ class Tool:
     secrets: tuple[ToolSecret, ...] = ()
     upstream_header: str = ""
     upstream_value: Sealed | None = None
+    upstream_oauth2: OAuth2 | None = None
+    upstream_mask: str = ""
     revision: int = 0
     updated_at_ms: int = 0
     fails_open: bool = False

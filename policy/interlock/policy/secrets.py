@@ -18,6 +18,7 @@ from interlock.governance.errors import InternalError
 from interlock.policy.model import Sealed
 
 KEY_BYTES, NONCE_BYTES = 32, 12
+LONG_SECRET = 24
 _LINE = re.compile(r"(?P<id>[A-Za-z0-9_-]{1,32}):(?P<key>[A-Za-z0-9+/=]+)")
 
 
@@ -59,6 +60,11 @@ class Keyring:
             return cipher.decrypt(nonce, ciphertext, belongs_to.encode()).decode()
         except (InvalidTag, binascii.Error, ValueError) as error:
             raise InternalError("secret_unreadable", "a secret's record was altered") from error
+
+
+def mask_of(secret: str) -> str:
+    """What may be shown of a secret: its last four characters, if it is so long that these tell nothing."""
+    return "•••• " + secret[-4:] if len(secret) >= LONG_SECRET else "••••"
 
 
 def parse_keys(text: str) -> dict[str, bytes]:

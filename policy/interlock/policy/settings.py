@@ -40,6 +40,9 @@ class EngineSettings(BaseModel):
     )
     default_policy: Literal["allow", "deny"] = Field("deny", description="For agents without a policy of their own")
     allow_loopback_tools: bool = Field(False, description="Tools may be registered on loopback addresses")
+    allow_plaintext_token_urls: bool = Field(
+        False, description="Token URLs may be http:// beyond loopback, e.g. inside a service mesh"
+    )
     master_key: SecretStr | None = Field(
         None, description="ID:BASE64 of 32 bytes, comma-separated for a rotation, current first; seals tool secrets"
     )

@@ -5,25 +5,23 @@ from dataclasses import dataclass, replace
 
 from interlock.governance.errors import InternalError, InvalidRequestError
 from interlock.governance.tool_urls import HTTP_SCHEMES, SCHEMES, Address, is_grpc, problem_of_address, problem_of_url
-from interlock.policy import credentials
+from interlock.policy import credentials, upstream
 from interlock.policy.model import AGENT_ID, TOOL_NAME, Tool, ToolSecret
-from interlock.policy.secrets import Keyring
+from interlock.policy.secrets import Keyring, mask_of
 
 RISKS = ("low", "medium", "high")
 GLOBAL_SCOPE = "global"
 MIN_SECRET = 8
 MAX_SECRET = 1024
-LONG_SECRET = 24
 MAX_TEXT = 512
 MAX_URL = 2048
 MAX_FIELDS = 64
 DEFAULT_GRACE_S = 86_400
 MAX_GRACE_S = 604_800
 DAY_S = 86_400
+TOKEN_URL = f"{upstream.FIELD}.token_url"
 
 _METHOD = re.compile(r"[A-Z]{1,16}", re.ASCII)
-_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]{1,128}", re.ASCII)
-_HEADER_VALUE = re.compile(r"[\x20-\x7e\x80-\xff\t]{0,8192}")
 RANGES = {
     "timeout_ms": (250, 120_000),
     "max_retries": (0, 10),
@@ -33,26 +31,18 @@ RANGES = {
     "reconcile_deadline_s": (60, 30 * DAY_S),
     "reconcile_timeout_ms": (250, 30_000),
 }
-# Header fields that say where a message goes and where it ends (RFC 9110 7, RFC 9112 6).
-FRAMING = frozenset(
-    ("host", "content-length", "transfer-encoding", "te", "trailer", "connection", "upgrade", "expect", "keep-alive")
-)
-_OURS = re.compile(
-    r"idempotency-key|content-digest|signature|signature-input|(interlock|x-onceonly|webhook)-.*", re.IGNORECASE
-)
 
 
 @dataclass(frozen=True, slots=True)
 class Secrets:
-    """Secrets that come with a tool; None leaves what is stored. An upstream header of "" removes the credential."""
+    """Secrets that come with a tool; None leaves what is stored."""
 
     signing: str | None = None
     grace_s: int = DEFAULT_GRACE_S
-    upstream_header: str | None = None
-    upstream_value: str = ""
+    credential: upstream.Given | None = None
 
 
-def check(tool: Tool, secrets: Secrets, *, allow_loopback: bool) -> None:
+def check(tool: Tool, secrets: Secrets, *, allow_loopback: bool, allow_plaintext_tokens: bool = False) -> None:
     """Errors: InvalidRequestError `invalid_tool` that names the field."""
     if not TOOL_NAME.fullmatch(tool.name) or tool.name in (".", ".."):
         raise _invalid("name", "a tool's name is 1-128 of a-z A-Z 0-9 _ . : - and neither . nor ..")
@@ -75,6 +65,7 @@ def check(tool: Tool, secrets: Secrets, *, allow_loopback: bool) -> None:
         raise _invalid("dedup.ignore", f"at most {MAX_FIELDS} field names")
     _check_failing(tool, allow_loopback=allow_loopback)
     _check_secrets(secrets)
+    _check_credential(secrets.credential, allow_loopback=allow_loopback, allow_plaintext=allow_plaintext_tokens)
 
 
 def _check_failing(tool: Tool, *, allow_loopback: bool) -> None:
@@ -96,9 +87,9 @@ def check_url(url: str, *, allow_loopback: bool, field: str = "url", schemes: fr
         return problem_of_address(address, allow_loopback=allow_loopback)
 
     if len(url) > MAX_URL:
-        raise _invalid(field, f"a tool's URL has at most {MAX_URL} characters")
+        raise _invalid(field, f"a URL has at most {MAX_URL} characters")
     if problem := problem_of_url(url, problem_of, schemes):
-        raise _invalid(field, f"the tool's URL is refused: {problem}")
+        raise _invalid(field, f"this URL is refused: {problem}")
 
 
 def _check_grpc(tool: Tool, secrets: Secrets) -> None:
@@ -109,7 +100,7 @@ def _check_grpc(tool: Tool, secrets: Secrets) -> None:
         raise _invalid("methods", "a gRPC tool takes POST alone, as gRPC does")
     if tool.dedup_ignore:
         raise _invalid("dedup.ignore", "a gRPC tool's messages are known as bytes; no field of them can be ignored")
-    header = (secrets.upstream_header or "").lower()
+    header = upstream.header_of(secrets.credential).lower()
     if header.endswith("-bin") or header.startswith("grpc-"):
         raise _invalid("upstream_credential.header", "a gRPC tool's credential is text metadata, not -bin or grpc-")
 
@@ -119,15 +110,14 @@ def _check_secrets(secrets: Secrets) -> None:
         raise _invalid("auth.secret", f"a secret has {MIN_SECRET} to {MAX_SECRET} characters")
     if not 0 <= secrets.grace_s <= MAX_GRACE_S:
         raise _invalid("auth.grace_s", f"grace_s is 0 to {MAX_GRACE_S}")
-    if secrets.upstream_header:
-        if not _HEADER.fullmatch(secrets.upstream_header):
-            raise _invalid("upstream_credential.header", "this is no header name")
-        if secrets.upstream_header.lower() in FRAMING:
-            raise _invalid("upstream_credential.header", "this header frames the message, it is no credential")
-        if _OURS.fullmatch(secrets.upstream_header):
-            raise _invalid("upstream_credential.header", "this header is Interlock's own word to the tool")
-        if not _HEADER_VALUE.fullmatch(secrets.upstream_value):
-            raise _invalid("upstream_credential.value", "a header's value is one line")
+
+
+def _check_credential(given: upstream.Given | None, *, allow_loopback: bool, allow_plaintext: bool) -> None:
+    if given is None:
+        return
+    if given.oauth2 is not None:
+        check_url(given.oauth2.token_url, allow_loopback=allow_loopback, field=TOKEN_URL, schemes=HTTP_SCHEMES)
+    upstream.check(given, allow_plaintext=allow_plaintext)
 
 
 def with_secrets(
@@ -144,13 +134,8 @@ def with_secrets(
             graced = current is not None and secrets.grace_s > 0
             replaced = [replace(kept[0], until_ms=now_ms + secrets.grace_s * 1000)] if graced else []
             kept = (_secret(secrets.signing, owner, keyring), *replaced)
-    header, value = (stored.upstream_header, stored.upstream_value) if stored else ("", None)
-    if value is not None:
-        value = keyring.renewed(value, owner)
-    if secrets.upstream_header is not None:
-        header = secrets.upstream_header
-        value = keyring.seal(secrets.upstream_value, owner) if header else None
-    return replace(tool, secrets=kept, upstream_header=header, upstream_value=value, updated_at_ms=now_ms)
+    sealed = replace(tool, secrets=kept, updated_at_ms=now_ms)
+    return upstream.with_credential(sealed, secrets.credential, stored, owner, keyring)
 
 
 def toggled(tool: Tool, *, enabled: bool, now_ms: int) -> Tool:
@@ -171,12 +156,7 @@ def owner_of(namespace: str, tool: Tool) -> str:
 
 def _secret(value: str, owner: str, keyring: Keyring) -> ToolSecret:
     # Random: an id computed from the secret would let whoever sees it try guesses without us.
-    return ToolSecret(credentials.new_id("sec"), _mask(value), keyring.seal(value, owner))
-
-
-def _mask(value: str) -> str:
-    """The last four characters, of secrets so long that these tell nothing."""
-    return "•••• " + value[-4:] if len(value) >= LONG_SECRET else "••••"
+    return ToolSecret(credentials.new_id("sec"), mask_of(value), keyring.seal(value, owner))
 
 
 def _readable(secret: ToolSecret, owner: str, keyring: Keyring) -> str | None:

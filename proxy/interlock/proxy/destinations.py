@@ -31,7 +31,7 @@ class Destinations:
         Errors: `destination_refused`.
         """
         if problem := problem_of_url(url, self.problem_of_address, schemes):
-            raise InvalidRequestError("destination_refused", f"the tool's URL is refused: {problem}", field=field)
+            raise InvalidRequestError("destination_refused", f"this URL is refused: {problem}", field=field)
 
     def resolver(self) -> AbstractResolver:
         """Resolves names through the system, and gives only addresses that are not refused. Needs a running loop."""

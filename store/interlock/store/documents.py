@@ -4,7 +4,7 @@ import json
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from interlock.policy.model import Dedup, Policy, PricingRule, Sealed, Tool, ToolSecret, VersionedPolicy
+from interlock.policy.model import Dedup, OAuth2, Policy, PricingRule, Sealed, Tool, ToolSecret, VersionedPolicy
 
 
 def policy_to_json(policy: Policy) -> str:
@@ -47,8 +47,17 @@ def tool_from_json(raw: bytes, revision: int) -> Tool:
             "dedup_ignore": tuple(document["dedup_ignore"]),
             "secrets": tuple(_secret(secret) for secret in document["secrets"]),
             "upstream_value": Sealed(**sealed) if sealed else None,
+            "upstream_oauth2": _oauth2(document.get("upstream_oauth2")),
         }
     )
+
+
+def _oauth2(document: dict[str, Any] | None) -> OAuth2 | None:
+    if document is None:
+        return None
+    known = _known(OAuth2, document)
+    params = tuple((name, value) for name, value in known["params"])
+    return OAuth2(**known | {"params": params, "secret": Sealed(**known["secret"])})
 
 
 def _secret(document: dict[str, Any]) -> ToolSecret:

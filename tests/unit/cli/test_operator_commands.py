@@ -144,6 +144,59 @@ def test_a_tool_is_put_from_flags_alone_with_its_secret_from_the_environment(
     }
 
 
+OAUTH2 = ("--oauth-token-url", "https://login.example/token", "--oauth-client-id", "client-1")
+
+
+def test_a_credential_is_put_by_flags_and_its_secret_from_the_environment(
+    api: FakeApi, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("INTERLOCK_TOOL_CREDENTIAL", "client-secret")
+    run(tools.app, "put", "charge", *OAUTH2, "--oauth-scope", "charge", "--oauth-auth-style", "post")
+    run(tools.app, "put", "charge", "--credential-header", "X-Api-Key")
+    assert [body["upstream_credential"] for _, _, body in api.asked] == [
+        {
+            "type": "oauth2_client_credentials",
+            "token_url": "https://login.example/token",
+            "client_id": "client-1",
+            "scope": "charge",
+            "auth_style": "post",
+            "client_secret": "client-secret",
+        },
+        {"header": "X-Api-Key", "value": "client-secret"},
+    ]
+
+
+def test_a_credentials_secret_may_come_by_standard_input(api: FakeApi) -> None:
+    code, *_ = run(tools.app, "put", "charge", *OAUTH2, "--credential-stdin", stdin="client-secret\n")
+    assert (code, api.asked[0][2]["upstream_credential"]["client_secret"]) == (0, "client-secret")
+
+
+def test_a_stored_client_secret_is_kept_without_one(api: FakeApi) -> None:
+    run(tools.app, "put", "charge", *OAUTH2)
+    assert "client_secret" not in api.asked[0][2]["upstream_credential"]
+
+
+def test_a_credential_is_removed_only_if_told_so(api: FakeApi) -> None:
+    run(tools.app, "put", "charge")
+    run(tools.app, "put", "charge", "--no-credential")
+    assert ["upstream_credential" in body for _, _, body in api.asked] == [False, True]
+    assert api.asked[1][2]["upstream_credential"] is None
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        ("--credential-header", "X-Api-Key"),
+        ("--no-credential", *OAUTH2),
+        ("-f", "-", "--credential-stdin", *OAUTH2),
+    ],
+)
+def test_half_a_credential_is_a_mistake_of_usage(api: FakeApi, flags: tuple[str, ...]) -> None:
+    code, _, err = run(tools.app, "put", "charge", *flags, stdin="{}")
+    assert (code, api.asked) == (2, [])
+    assert err
+
+
 def test_a_document_may_come_by_standard_input(api: FakeApi) -> None:
     api.answer = {"agent_id": "billing", "policy": {}}
     code, *_ = run(policies.app, "put", "billing", "-f", "-", stdin='{"blocked_tools": ["mail.*"]}')

@@ -10,6 +10,7 @@ from interlock.policy import tools
 from interlock.policy.model import Tool
 from interlock.policy.secrets import Keyring, generate_key, parse_keys
 from interlock.policy.tools import Secrets
+from interlock.policy.upstream import Given
 
 TOOL = Tool(name="charge", scope_id="global", url="https://tools.example/charge")
 NOW_MS = 1_800_000_000_000
@@ -75,15 +76,15 @@ def test_a_grpc_url_is_a_host_and_a_port_and_nothing_else(url: str) -> None:
     [
         ({"methods": ("GET", "POST")}, Secrets(), "methods"),
         ({"dedup_ignore": ("at",)}, Secrets(), "dedup.ignore"),
-        ({}, Secrets(upstream_header="token-bin", upstream_value="x"), "upstream_credential.header"),
-        ({}, Secrets(upstream_header="Grpc-Timeout", upstream_value="1S"), "upstream_credential.header"),
+        ({}, Secrets(credential=Given("token-bin", "x")), "upstream_credential.header"),
+        ({}, Secrets(credential=Given("Grpc-Timeout", "1S")), "upstream_credential.header"),
     ],
 )
 def test_a_grpc_tool_takes_nothing_that_would_mean_nothing_to_it(
     changes: dict[str, Any], secrets: Secrets, field: str
 ) -> None:
     tool = dataclasses.replace(TOOL, url="grpcs://tools.example:443")
-    tools.check(tool, Secrets(upstream_header="x-api-key", upstream_value="v"), allow_loopback=False)
+    tools.check(tool, Secrets(credential=Given("x-api-key", "v")), allow_loopback=False)
     with pytest.raises(InvalidRequestError) as refused:
         tools.check(dataclasses.replace(tool, **changes), secrets, allow_loopback=False)
     assert refused.value.metadata == {"field": field}
@@ -155,11 +156,11 @@ def test_an_impossible_tool_names_the_field(changes: dict[str, object], field: s
     [
         (tools.Secrets(signing="short"), "auth.secret"),
         (tools.Secrets(grace_s=-1), "auth.grace_s"),
-        (tools.Secrets(upstream_header="Bad Header", upstream_value="x"), "upstream_credential.header"),
-        (tools.Secrets(upstream_header="X-Key", upstream_value="a\r\nb"), "upstream_credential.value"),
-        (tools.Secrets(upstream_header="Transfer-Encoding", upstream_value="x"), "upstream_credential.header"),
-        (tools.Secrets(upstream_header="Interlock-Agent", upstream_value="x"), "upstream_credential.header"),
-        (tools.Secrets(upstream_header="idempotency-key", upstream_value="x"), "upstream_credential.header"),
+        (tools.Secrets(credential=Given("Bad Header", "x")), "upstream_credential.header"),
+        (tools.Secrets(credential=Given("X-Key", "a\r\nb")), "upstream_credential.value"),
+        (tools.Secrets(credential=Given("Transfer-Encoding", "x")), "upstream_credential.header"),
+        (tools.Secrets(credential=Given("Interlock-Agent", "x")), "upstream_credential.header"),
+        (tools.Secrets(credential=Given("idempotency-key", "x")), "upstream_credential.header"),
     ],
 )
 def test_an_impossible_secret_names_the_field(secrets: tools.Secrets, field: str) -> None:
@@ -197,14 +198,14 @@ def test_a_leaked_secret_can_be_ended_at_once() -> None:
 
 
 def test_a_replacement_without_a_secret_keeps_the_stored_ones() -> None:
-    first = with_secrets(tools.Secrets(signing="first-secret", upstream_header="X-Key", upstream_value="v"))
+    first = with_secrets(tools.Secrets(signing="first-secret", credential=Given("X-Key", "v")))
     again = with_secrets(tools.Secrets(), first)
     assert (again.secrets, again.upstream_header, again.upstream_value) == (
         first.secrets,
         first.upstream_header,
         first.upstream_value,
     )
-    assert with_secrets(tools.Secrets(upstream_header=""), first).upstream_value is None
+    assert with_secrets(tools.Secrets(credential=Given()), first).upstream_value is None
 
 
 def test_the_same_secret_again_is_no_rotation() -> None:
@@ -214,7 +215,7 @@ def test_the_same_secret_again_is_no_rotation() -> None:
 
 def test_putting_a_tool_again_moves_its_secrets_under_the_current_master_key() -> None:
     old, new = generate_key(), generate_key()
-    given = tools.Secrets(signing="first-secret", upstream_header="X-Key", upstream_value="v")
+    given = tools.Secrets(signing="first-secret", credential=Given("X-Key", "v"))
     first = tools.with_secrets(TOOL, given, None, namespace="acme", keyring=Keyring(parse_keys(old)), now_ms=NOW_MS)
     rotated = Keyring(parse_keys(f"{new},{old}"))
     moved = tools.with_secrets(TOOL, tools.Secrets(), first, namespace="acme", keyring=rotated, now_ms=NOW_MS)

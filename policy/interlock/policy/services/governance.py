@@ -30,6 +30,7 @@ from interlock.policy.services.messages import (
 )
 from interlock.policy.services.rpc import Caller, abort, caller_of, require_sidecar, rpc
 from interlock.policy.tools import owner_of, signing_secrets
+from interlock.policy.upstream import opened
 from interlock.policy.waiting import Waits
 
 log = structlog.get_logger(__name__)
@@ -179,8 +180,8 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     def _route(self, namespace: str, tool: Tool) -> pb.ToolRoute:
         owner = owner_of(namespace, tool)
-        upstream = self._keyring.open(tool.upstream_value, owner) if tool.upstream_value else ""
-        return route_message(tool, signing_secrets(tool, owner, self._keyring, int(time.time() * 1000)), upstream)
+        credential = opened(tool, owner, self._keyring)
+        return route_message(tool, signing_secrets(tool, owner, self._keyring, int(time.time() * 1000)), credential)
 
 
 class _Exchange:

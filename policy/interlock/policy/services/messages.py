@@ -6,13 +6,17 @@ from google.protobuf import json_format, struct_pb2
 
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2, governance_pb2
+from interlock.policy import upstream
 from interlock.policy.authorizing import Judged, Question
 from interlock.policy.model import (
+    AUTHORIZATION,
+    BEARER,
     Answer,
     ApiKey,
     CallRecord,
     Dedup,
     Event,
+    OAuth2,
     Outcome,
     Permit,
     Policy,
@@ -126,7 +130,7 @@ def _answer_message(answer: Answer) -> governance_pb2.Answer:
     return message
 
 
-def route_message(tool: Tool, secrets: list[str], upstream: str) -> governance_pb2.ToolRoute:
+def route_message(tool: Tool, secrets: list[str], credential: str) -> governance_pb2.ToolRoute:
     route = governance_pb2.ToolRoute(
         name=tool.name,
         revision=tool.revision,
@@ -146,11 +150,45 @@ def route_message(tool: Tool, secrets: list[str], upstream: str) -> governance_p
         on_governance_failure=_on_governance_failure(tool),
         open_max_calls_per_minute=tool.open_max_calls_per_minute,
     )
-    if tool.upstream_header:
+    if tool.upstream_oauth2 is not None:
+        route.upstream_credential.oauth2.CopyFrom(_oauth2_message(tool.upstream_oauth2, credential))
+    elif tool.upstream_header:
         route.upstream_credential.CopyFrom(
-            governance_pb2.UpstreamCredential(header=tool.upstream_header, value=upstream)
+            governance_pb2.UpstreamCredential(header=tool.upstream_header, value=credential)
         )
     return route
+
+
+def given_of(message: governance_pb2.UpstreamCredential) -> upstream.Given:
+    """A credential as it was put."""
+    if not message.HasField("oauth2"):
+        return upstream.Given(message.header, message.value)
+    told = message.oauth2
+    oauth2 = OAuth2(
+        token_url=told.token_url,
+        client_id=told.client_id,
+        scope=told.scope,
+        audience=told.audience,
+        in_body=told.client_auth == governance_pb2.CLIENT_AUTH_POST,
+        header=told.header or AUTHORIZATION,
+        scheme=told.scheme if told.HasField("scheme") else BEARER,
+        params=tuple(sorted(told.params.items())),
+    )
+    return upstream.Given(oauth2=oauth2, client_secret=told.client_secret or None)
+
+
+def _oauth2_message(oauth2: OAuth2, client_secret: str = "") -> governance_pb2.OAuth2ClientCredentials:
+    return governance_pb2.OAuth2ClientCredentials(
+        token_url=oauth2.token_url,
+        client_id=oauth2.client_id,
+        client_secret=client_secret,
+        scope=oauth2.scope,
+        audience=oauth2.audience,
+        client_auth=governance_pb2.CLIENT_AUTH_POST if oauth2.in_body else governance_pb2.CLIENT_AUTH_BASIC,
+        header=oauth2.header,
+        scheme=oauth2.scheme,
+        params=dict(oauth2.params),
+    )
 
 
 def tool_message(tool: Tool) -> admin_pb2.Tool:
@@ -177,6 +215,8 @@ def tool_message(tool: Tool) -> admin_pb2.Tool:
         secret_id=current.secret_id if current else "",
         secret_mask=current.mask if current else "",
         upstream_header=tool.upstream_header,
+        upstream_oauth2=_oauth2_message(tool.upstream_oauth2) if tool.upstream_oauth2 else None,
+        upstream_mask=tool.upstream_mask,
         revision=tool.revision,
         updated_at_ms=tool.updated_at_ms,
         on_governance_failure=_on_governance_failure(tool),

@@ -1,6 +1,7 @@
 """The Tools service."""
 
 import time
+from functools import partial
 
 import structlog
 
@@ -13,7 +14,7 @@ from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Identity, Role, Snapshot, Tool
 from interlock.policy.ports import Directory
 from interlock.policy.secrets import Keyring
-from interlock.policy.services.messages import DEDUP_OF, tool_message
+from interlock.policy.services.messages import DEDUP_OF, given_of, tool_message
 from interlock.policy.services.rpc import Caller, rpc
 
 log = structlog.get_logger(__name__)
@@ -25,11 +26,19 @@ DEFAULT = Tool(name="", scope_id="", url="")
 class ToolsService(admin_pb2_grpc.ToolsServicer):
     """The registry of tools."""
 
-    def __init__(self, directory: Directory, knowledge: Knowledge, keyring: Keyring, *, allow_loopback: bool) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        knowledge: Knowledge,
+        keyring: Keyring,
+        *,
+        allow_loopback: bool,
+        allow_plaintext_tokens: bool = False,
+    ) -> None:
         self._directory = directory
         self._knowledge = knowledge
         self._keyring = keyring
-        self._allow_loopback = allow_loopback
+        self._check = partial(tools.check, allow_loopback=allow_loopback, allow_plaintext_tokens=allow_plaintext_tokens)
 
     @rpc
     async def PutTool(self, request: pb.PutToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
@@ -37,7 +46,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         access.require(identity, Role.OPERATOR)
         secrets = _secrets_of(request)
         wanted = tool_of(request.tool)
-        tools.check(wanted, secrets, allow_loopback=self._allow_loopback)
+        self._check(wanted, secrets)
         put = await self._put(identity.namespace, wanted, secrets)
         self._changed("tool.put", identity, put.scope_id, put.name, url=put.url)
         return tool_message(put)
@@ -145,12 +154,10 @@ def tool_of(message: pb.Tool) -> Tool:
 
 
 def _secrets_of(request: pb.PutToolRequest) -> tools.Secrets:
-    has_upstream = request.HasField("upstream_credential")
     return tools.Secrets(
         signing=request.secret if request.HasField("secret") else None,
         grace_s=request.secret_grace_s if request.HasField("secret_grace_s") else tools.DEFAULT_GRACE_S,
-        upstream_header=request.upstream_credential.header if has_upstream else None,
-        upstream_value=request.upstream_credential.value,
+        credential=given_of(request.upstream_credential) if request.HasField("upstream_credential") else None,
     )
 
 
@@ -162,7 +169,15 @@ def _shown(identity: Identity, tool: Tool) -> pb.Tool:
     """The tool as its caller may see it: to an agent, not where it is or how its calls are signed."""
     message = tool_message(tool)
     if identity.role is Role.AGENT:
-        for field in ("url", "secret_id", "secret_mask", "upstream_header", "reconcile_url"):
+        for field in (
+            "url",
+            "secret_id",
+            "secret_mask",
+            "upstream_header",
+            "upstream_oauth2",
+            "upstream_mask",
+            "reconcile_url",
+        ):
             message.ClearField(field)
     return message
 

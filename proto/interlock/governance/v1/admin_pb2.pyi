@@ -86,6 +86,8 @@ class Tool(_message.Message):
     UPSTREAM_HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     UPDATED_AT_MS_FIELD_NUMBER: _builtins.int
+    UPSTREAM_OAUTH2_FIELD_NUMBER: _builtins.int
+    UPSTREAM_MASK_FIELD_NUMBER: _builtins.int
     ON_GOVERNANCE_FAILURE_FIELD_NUMBER: _builtins.int
     OPEN_MAX_CALLS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     RECONCILE_URL_FIELD_NUMBER: _builtins.int
@@ -133,6 +135,8 @@ class Tool(_message.Message):
     """Changes with every change."""
     updated_at_ms: _builtins.int
     """Unix ms."""
+    upstream_mask: _builtins.str
+    """The last four characters of the credential's secret behind dots."""
     on_governance_failure: _governance_pb2.OnGovernanceFailure.ValueType
     """Default closed; OPEN is not for tools with ON_AMBIGUOUS_HOLD."""
     open_max_calls_per_minute: _builtins.int
@@ -150,6 +154,10 @@ class Tool(_message.Message):
     @_builtins.property
     def dedup_ignore(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Top-level argument fields left out of a derived key."""
+
+    @_builtins.property
+    def upstream_oauth2(self) -> _governance_pb2.OAuth2ClientCredentials:
+        """With a token instead of a value: how it is had, without the secret."""
 
     def __init__(
         self,
@@ -177,15 +185,17 @@ class Tool(_message.Message):
         upstream_header: _builtins.str = ...,
         revision: _builtins.int = ...,
         updated_at_ms: _builtins.int = ...,
+        upstream_oauth2: _governance_pb2.OAuth2ClientCredentials | None = ...,
+        upstream_mask: _builtins.str = ...,
         on_governance_failure: _governance_pb2.OnGovernanceFailure.ValueType = ...,
         open_max_calls_per_minute: _builtins.int | None = ...,
         reconcile_url: _builtins.str = ...,
         reconcile_deadline_s: _builtins.int | None = ...,
         reconcile_timeout_ms: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ttl_s", b"dedup_ttl_s", "enabled", b"enabled", "max_retries", b"max_retries", "open_max_calls_per_minute", b"open_max_calls_per_minute", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "replay_max_bytes", b"replay_max_bytes", "timeout_ms", b"timeout_ms"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ttl_s", b"dedup_ttl_s", "enabled", b"enabled", "max_retries", b"max_retries", "open_max_calls_per_minute", b"open_max_calls_per_minute", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "replay_max_bytes", b"replay_max_bytes", "timeout_ms", b"timeout_ms", "upstream_oauth2", b"upstream_oauth2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "upstream_mask", b"upstream_mask", "upstream_oauth2", b"upstream_oauth2", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedup_ttl_s: _TypeAlias = _typing.Literal["dedup_ttl_s"]  # noqa: Y015
     _WhichOneofArgType__dedup_ttl_s: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s"]  # noqa: Y015
@@ -242,7 +252,7 @@ class PutToolRequest(_message.Message):
 
     @_builtins.property
     def upstream_credential(self) -> _governance_pb2.UpstreamCredential:
-        """Injected upstream; an empty header name removes it."""
+        """Injected upstream; with neither a header nor `oauth2` it is removed."""
 
     def __init__(
         self,

@@ -176,6 +176,30 @@ ON_GOVERNANCE_FAILURE_OPEN: OnGovernanceFailure.ValueType  # 2
 """It goes through, within a small quota of each sidecar, if the engine's last word on it was none against it."""
 Global___OnGovernanceFailure: _TypeAlias = OnGovernanceFailure  # noqa: Y015
 
+class _ClientAuth:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _ClientAuthEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ClientAuth.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CLIENT_AUTH_UNSPECIFIED: _ClientAuth.ValueType  # 0
+    """As BASIC."""
+    CLIENT_AUTH_BASIC: _ClientAuth.ValueType  # 1
+    """In the Authorization header."""
+    CLIENT_AUTH_POST: _ClientAuth.ValueType  # 2
+    """In the body."""
+
+class ClientAuth(_ClientAuth, metaclass=_ClientAuthEnumTypeWrapper):
+    """How a client shows its secret to a token endpoint (RFC 6749 2.3.1)."""
+
+CLIENT_AUTH_UNSPECIFIED: ClientAuth.ValueType  # 0
+"""As BASIC."""
+CLIENT_AUTH_BASIC: ClientAuth.ValueType  # 1
+"""In the Authorization header."""
+CLIENT_AUTH_POST: ClientAuth.ValueType  # 2
+"""In the body."""
+Global___ClientAuth: _TypeAlias = ClientAuth  # noqa: Y015
+
 @_typing.final
 class ResolveToolRequest(_message.Message):
     """Asks for the tool behind a call."""
@@ -344,23 +368,107 @@ class UpstreamCredential(_message.Message):
 
     HEADER_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
+    OAUTH2_FIELD_NUMBER: _builtins.int
     header: _builtins.str
-    """The header's name."""
+    """The header's name; empty for none, and with `oauth2`."""
     value: _builtins.str
     """The header's value."""
+    @_builtins.property
+    def oauth2(self) -> Global___OAuth2ClientCredentials:
+        """Instead of a value: a token is fetched. Names its header itself, so that who does not know it injects nothing."""
+
     def __init__(
         self,
         *,
         header: _builtins.str = ...,
         value: _builtins.str = ...,
+        oauth2: Global___OAuth2ClientCredentials | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["oauth2", b"oauth2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["header", b"header", "oauth2", b"oauth2", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___UpstreamCredential: _TypeAlias = UpstreamCredential  # noqa: Y015
+
+@_typing.final
+class OAuth2ClientCredentials(_message.Message):
+    """OAuth 2.0 client credentials (RFC 6749 4.4): the sidecar fetches a token and shows it to the tool."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ParamsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    TOKEN_URL_FIELD_NUMBER: _builtins.int
+    CLIENT_ID_FIELD_NUMBER: _builtins.int
+    CLIENT_SECRET_FIELD_NUMBER: _builtins.int
+    SCOPE_FIELD_NUMBER: _builtins.int
+    AUDIENCE_FIELD_NUMBER: _builtins.int
+    CLIENT_AUTH_FIELD_NUMBER: _builtins.int
+    HEADER_FIELD_NUMBER: _builtins.int
+    SCHEME_FIELD_NUMBER: _builtins.int
+    PARAMS_FIELD_NUMBER: _builtins.int
+    token_url: _builtins.str
+    """Where tokens are had."""
+    client_id: _builtins.str
+    """The client."""
+    client_secret: _builtins.str
+    """Its secret. Absent in a PutToolRequest that keeps the stored one; never in an answer to an operator."""
+    scope: _builtins.str
+    """What is asked for; empty for what the client has."""
+    audience: _builtins.str
+    """Whom the token is for, where the endpoint asks that; empty for none."""
+    client_auth: Global___ClientAuth.ValueType
+    """How the client shows its secret."""
+    header: _builtins.str
+    """The header the token is shown in; empty is `Authorization`."""
+    scheme: _builtins.str
+    """What stands before the token in it, default `Bearer`; empty for the bare token."""
+    @_builtins.property
+    def params(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Further parameters of the token request."""
+
+    def __init__(
+        self,
+        *,
+        token_url: _builtins.str = ...,
+        client_id: _builtins.str = ...,
+        client_secret: _builtins.str = ...,
+        scope: _builtins.str = ...,
+        audience: _builtins.str = ...,
+        client_auth: Global___ClientAuth.ValueType = ...,
+        header: _builtins.str = ...,
+        scheme: _builtins.str | None = ...,
+        params: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_scheme", b"_scheme", "scheme", b"scheme"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_scheme", b"_scheme", "audience", b"audience", "client_auth", b"client_auth", "client_id", b"client_id", "client_secret", b"client_secret", "header", b"header", "params", b"params", "scheme", b"scheme", "scope", b"scope", "token_url", b"token_url"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__scheme: _TypeAlias = _typing.Literal["scheme"]  # noqa: Y015
+    _WhichOneofArgType__scheme: _TypeAlias = _typing.Literal["_scheme", b"_scheme"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__scheme) -> _WhichOneofReturnType__scheme | None: ...
+
+Global___OAuth2ClientCredentials: _TypeAlias = OAuth2ClientCredentials  # noqa: Y015
 
 @_typing.final
 class AuthorizeRequest(_message.Message):

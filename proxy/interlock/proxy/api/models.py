@@ -1,5 +1,6 @@
 """What the REST API accepts: bodies and queries with the bounds of the contract. Unknown fields are refused."""
 
+import re
 from decimal import Decimal
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -16,6 +17,8 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from interlock.governance.injectable import why_not_injectable
+
 MAX_COUNT = 1_000_000_000
 MAX_PRICE_USD = 1_000_000
 MAX_DAY_USD = 10_000_000
@@ -25,13 +28,8 @@ MAX_IGNORED = 64
 MAX_UNKNOWN = 16
 """So many unknown fields are each named. Pydantic makes a finding of every one, and a body has room for 100,000."""
 
-# Field names that frame a message or belong to its hop: injecting one would change what the tool reads as the request.
-_FRAMING = frozenset(
-    {"host", "content-length", "transfer-encoding", "connection", "te", "trailer", "upgrade", "expect"}
-)
-# What speaks for Interlock: a tool must find one value there, ours.
-_OURS = frozenset({"idempotency-key", "content-digest", "signature", "signature-input"})
-_OUR_PREFIXES = ("interlock-", "x-onceonly-", "webhook-")
+
+_VISIBLE = r"^[\x20-\x7e]*$"  # VSCHAR, RFC 6749 appendix A
 
 
 def _no_dots(name: str) -> str:
@@ -61,12 +59,15 @@ def _credential_value(value: SecretStr) -> SecretStr:
     return value
 
 
+def _visible_secret(value: SecretStr) -> SecretStr:
+    if not re.fullmatch(_VISIBLE, value.get_secret_value()):
+        raise PydanticCustomError("client_secret", "Input should be printable ASCII")
+    return value
+
+
 def _injectable(header: str) -> str:
-    name = header.lower().replace("_", "-")  # as CGI and WSGI read it
-    if name in _FRAMING:
-        raise PydanticCustomError("header_name", "This header frames the message and cannot be injected")
-    if name in _OURS or name.startswith(_OUR_PREFIXES):
-        raise PydanticCustomError("header_name", "This header is set by Interlock and cannot be injected")
+    if why_not := why_not_injectable(header):
+        raise PydanticCustomError("header_name", f"{why_not[0].upper()}{why_not[1:]}")
     return header
 
 
@@ -93,6 +94,9 @@ DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number
 Item = TypeVar("Item")
 # A list is judged up to its first bad entry: a body has room for 200,000 of them.
 Entries = Annotated[list[Item], Field(max_length=MAX_ENTRIES, fail_fast=True)]
+
+TokenText = Annotated[str, StringConstraints(max_length=1024, pattern=_VISIBLE)]
+OAUTH2 = "oauth2_client_credentials"
 
 AGENT_ID: TypeAdapter[str] = TypeAdapter(AgentId)
 TOOL_NAME: TypeAdapter[str] = TypeAdapter(ToolName)
@@ -140,9 +144,48 @@ class Dedup(Body):
     run_id: Literal["tracing", "argument"] = "tracing"
 
 
-class UpstreamCredential(Body):
+class HeaderCredential(Body):
+    """A value that every request to the tool bears in one header field."""
+
+    type: Literal["header"] = "header"
     header: HeaderName
     value: Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_credential_value)]
+
+
+class OAuth2Credential(Body):
+    """OAuth 2.0 client credentials (RFC 6749 4.4): a token is fetched, kept, and shown in one header field.
+
+    A `client_secret` left out keeps the one that is stored for this client and token URL.
+    """
+
+    type: Literal["oauth2_client_credentials"]
+    token_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    client_id: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=_VISIBLE)]
+    client_secret: (
+        Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_visible_secret)] | None
+    ) = None
+    scope: TokenText = ""
+    audience: TokenText = ""
+    auth_style: Literal["basic", "post"] = "basic"
+    header: HeaderName = "Authorization"
+    scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")] = "Bearer"
+    params: Annotated[dict[TokenText, TokenText], Field(max_length=16)] = {}
+
+
+class _CredentialType(Body):
+    type: Literal["header", "oauth2_client_credentials"] = "header"
+
+
+def _credential_of_type(value: object) -> object:
+    """Judged as what its `type` says, so that a finding names the field and not every kind there is."""
+    if value is None or isinstance(value, HeaderCredential | OAuth2Credential):
+        return value
+    named = {"type": value["type"]} if isinstance(value, dict) and "type" in value else {}
+    kind = _CredentialType.model_validate(named).type
+    return (OAuth2Credential if kind == OAUTH2 else HeaderCredential).model_validate(value)
+
+
+UpstreamCredential = Annotated[HeaderCredential | OAuth2Credential, BeforeValidator(_credential_of_type)]
 
 
 class ToolBody(Body):

@@ -3,7 +3,15 @@
 from interlock.governance.tool_urls import HTTP_SCHEMES
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
-from interlock.proxy.api.models import TOOL_NAME, ScopeQuery, ToggleBody, ToolBody
+from interlock.proxy.api.models import (
+    OAUTH2,
+    TOOL_NAME,
+    HeaderCredential,
+    OAuth2Credential,
+    ScopeQuery,
+    ToggleBody,
+    ToolBody,
+)
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 
@@ -15,6 +23,10 @@ DEDUP = {
 ON_AMBIGUOUS = {
     "retry": governance.ON_AMBIGUOUS_RETRY,
     "hold": governance.ON_AMBIGUOUS_HOLD,
+}
+CLIENT_AUTH = {
+    "basic": governance.CLIENT_AUTH_BASIC,
+    "post": governance.CLIENT_AUTH_POST,
 }
 ON_GOVERNANCE_FAILURE = {
     "closed": governance.ON_GOVERNANCE_FAILURE_CLOSED,
@@ -28,6 +40,10 @@ async def put(visit: Visit) -> object:
     visit.api.destinations.check_url(body.url)
     if body.reconcile_url is not None:
         visit.api.destinations.check_url(body.reconcile_url, field="reconcile_url", schemes=HTTP_SCHEMES)
+    if isinstance(body.upstream_credential, OAuth2Credential):
+        visit.api.destinations.check_url(
+            body.upstream_credential.token_url, field="upstream_credential.token_url", schemes=HTTP_SCHEMES
+        )
     return tool_json(await visit.ask(visit.api.tools.PutTool, put_request(body)))
 
 
@@ -59,11 +75,28 @@ def put_request(body: ToolBody) -> pb.PutToolRequest:
         secret_grace_s=body.auth.grace_s if body.auth else None,
     )
     if body.upstream_credential is not None:
-        request.upstream_credential.header = body.upstream_credential.header
-        request.upstream_credential.value = body.upstream_credential.value.get_secret_value()
+        request.upstream_credential.CopyFrom(_credential(body.upstream_credential))
     elif "upstream_credential" in body.model_fields_set:
         request.upstream_credential.SetInParent()  # present, without a header: removes the stored one
     return request
+
+
+def _credential(given: HeaderCredential | OAuth2Credential) -> governance.UpstreamCredential:
+    if isinstance(given, HeaderCredential):
+        return governance.UpstreamCredential(header=given.header, value=given.value.get_secret_value())
+    return governance.UpstreamCredential(
+        oauth2=governance.OAuth2ClientCredentials(
+            token_url=given.token_url,
+            client_id=given.client_id,
+            client_secret=given.client_secret.get_secret_value() if given.client_secret else "",
+            scope=given.scope,
+            audience=given.audience,
+            client_auth=CLIENT_AUTH[given.auth_style],
+            header=given.header,
+            scheme=given.scheme,
+            params=given.params,
+        )
+    )
 
 
 def tool_json(tool: pb.Tool) -> dict[str, object]:
@@ -86,7 +119,7 @@ def tool_json(tool: pb.Tool) -> dict[str, object]:
         "has_secret": tool.has_secret,
         "secret_id": tool.secret_id or None,
         "secret_mask": tool.secret_mask or None,
-        "upstream_credential": {"header": tool.upstream_header} if tool.upstream_header else None,
+        "upstream_credential": _credential_json(tool),
         "on_governance_failure": "open" if _fails_open(tool) else "closed",
         "open_max_calls_per_minute": tool.open_max_calls_per_minute,
         "reconcile_url": tool.reconcile_url or None,
@@ -126,6 +159,28 @@ def _tool(body: ToolBody) -> pb.Tool:
 
 def _fails_open(tool: pb.Tool) -> bool:
     return tool.on_governance_failure == governance.ON_GOVERNANCE_FAILURE_OPEN
+
+
+def _credential_json(tool: pb.Tool) -> dict[str, object] | None:
+    """How a credential is had and shown; of its secret no more than a mask."""
+    mask = tool.upstream_mask or None
+    if tool.upstream_header:
+        return {"type": "header", "header": tool.upstream_header, "mask": mask}
+    if not tool.HasField("upstream_oauth2"):
+        return None
+    oauth2 = tool.upstream_oauth2
+    return {
+        "type": OAUTH2,
+        "token_url": oauth2.token_url,
+        "client_id": oauth2.client_id,
+        "mask": mask,
+        "scope": oauth2.scope,
+        "audience": oauth2.audience,
+        "auth_style": "post" if oauth2.client_auth == governance.CLIENT_AUTH_POST else "basic",
+        "header": oauth2.header,
+        "scheme": oauth2.scheme,
+        "params": dict(oauth2.params),
+    }
 
 
 def _dedup_json(tool: pb.Tool) -> dict[str, object]:

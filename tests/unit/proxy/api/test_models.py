@@ -87,6 +87,29 @@ def test_a_header_that_speaks_for_interlock_is_not_injected(header: str) -> None
     assert places(ToolBody, {**TOOL, "upstream_credential": credential}) == ["upstream_credential.header"]
 
 
+OAUTH2 = {"type": "oauth2_client_credentials", "token_url": "https://login.example/token", "client_id": "client-1"}
+
+
+@pytest.mark.parametrize(
+    ("credential", "wrong"),
+    [
+        ({"type": "oauth2"}, ["type"]),
+        ({"type": ["header"]}, ["type"]),
+        ({"type": "oauth2_client_credentials"}, ["token_url", "client_id"]),
+        ({"header": "X-Key"}, ["value"]),
+        ({**OAUTH2, "value": "v"}, ["value"]),
+        ({**OAUTH2, "client_secret": "ä"}, ["client_secret"]),
+        ({**OAUTH2, "client_secret": ""}, ["client_secret"]),
+        ({**OAUTH2, "auth_style": "jwt"}, ["auth_style"]),
+        ({**OAUTH2, "header": "Content-Length", "scheme": "a b"}, ["header", "scheme"]),
+        ({**OAUTH2, "params": {"a": 1}}, ["params.a"]),
+    ],
+)
+def test_a_finding_in_a_credential_names_the_field_of_its_own_type(credential: object, wrong: list[str]) -> None:
+    found = places(ToolBody, {**TOOL, "upstream_credential": credential})
+    assert found == [f"upstream_credential.{field}" for field in wrong]
+
+
 @pytest.mark.parametrize("methods", [[], ["get"], ["CONNECT"], ["TRACE"], "POST"])
 def test_methods_that_cannot_be_forwarded_are_refused(methods: object) -> None:
     assert places(ToolBody, {**TOOL, "methods": methods})[0].startswith("methods")

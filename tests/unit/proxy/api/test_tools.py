@@ -78,3 +78,29 @@ def test_a_retry_tool_is_shown_as_one_even_unspecified() -> None:
 
 def test_the_time_of_change_is_rfc_3339_in_utc() -> None:
     assert tool_json(pb.Tool(updated_at_ms=1_767_225_600_123))["updated_at"] == "2026-01-01T00:00:00.123Z"
+
+
+OAUTH2 = {
+    "type": "oauth2_client_credentials",
+    "token_url": "https://login.example/token",
+    "client_id": "client-1",
+    "client_secret": "client-secret",
+    "scope": "charge",
+    "audience": "https://pay.example",
+    "auth_style": "post",
+    "header": "X-Token",
+    "scheme": "",
+    "params": {"resource": "r"},
+}
+
+
+def test_a_token_credential_reaches_the_engine_and_comes_back_without_its_secret() -> None:
+    told = put({**LEAST, "upstream_credential": OAUTH2}).upstream_credential
+    assert (told.header, told.oauth2.client_secret) == ("", "client-secret")
+    shown = tool_json(pb.Tool(upstream_oauth2=told.oauth2, upstream_mask="••••"))["upstream_credential"]
+    assert shown == {name: value for name, value in OAUTH2.items() if name != "client_secret"} | {"mask": "••••"}
+
+
+def test_a_header_credential_is_shown_by_its_name_and_a_mask() -> None:
+    shown = tool_json(pb.Tool(upstream_header="X-Api-Key", upstream_mask="•••• cret"))["upstream_credential"]
+    assert shown == {"type": "header", "header": "X-Api-Key", "mask": "•••• cret"}
