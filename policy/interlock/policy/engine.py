@@ -13,6 +13,7 @@ from interlock.governance.errors import InterlockError
 from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, governance_pb2, governance_pb2_grpc
 from interlock.policy import credentials
 from interlock.policy.authorizing import Authorizer
+from interlock.policy.degraded import DegradedCalls
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import ApiKey, Identity, Role
 from interlock.policy.ports import Directory, Ledger
@@ -66,6 +67,7 @@ class Engine:
         self._governance = GovernanceService(
             Authorizer(self._ledger, self._knowledge, allow_without_policy=allow),
             Renewer(self._ledger, self._knowledge, allow_without_policy=allow),
+            DegradedCalls(self._directory, self._ledger, self._knowledge),
             self._ledger,
             self._knowledge,
             self._waits,

@@ -9,6 +9,7 @@ NAMESPACE = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}", re.ASCII)
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}", re.ASCII)
 ATTEMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
+CALL_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 CALL_ID = re.compile(r"call_[0-9A-Za-z]{22}", re.ASCII)
 
 MAX_SPEND_MICROS = 10**12

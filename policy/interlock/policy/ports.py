@@ -59,6 +59,39 @@ class Reservation:
 
 
 @dataclass(frozen=True, slots=True)
+class DegradedCall:
+    """A call that went through unjudged, put to the ledger: what it cost by the rules, and what became of it.
+
+    `age_ms` is how long ago it was let through; `ttl_ms` how long its success is replayed. Else as `Reservation`.
+    """
+
+    scope: Scope
+    attempt_id: str
+    call_id: str
+    key: str
+    fingerprint: str
+    tool: str
+    outcome: Outcome
+    cost_micros: int
+    fence: int
+    repeatable: bool
+    ttl_ms: int
+    age_ms: int
+    reason: str
+    failure: str
+    answer: Answer | None
+    facts: str
+
+
+@dataclass(frozen=True, slots=True)
+class RecordedCall:
+    """How it was taken. Not `recorded`: it was on record before."""
+
+    recorded: bool
+    charged_micros: int
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyMoved:
     """The policy is no longer the one the ruling rests on; nothing was written."""
 
@@ -104,6 +137,9 @@ class Ledger(Protocol):
         `failure` says why there is no answer; `event` is what the trail calls it: settlement, resolution or withdrawal;
         `facts` is a JSON object kept with it.
         """
+
+    async def record_degraded(self, call: DegradedCall) -> RecordedCall:
+        """Counts, charges and records it once, and settles its key unless that is another call's by now."""
 
     async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None:
         """A call's record with the permit it runs or ran under, or None if it is not, or no longer, known."""

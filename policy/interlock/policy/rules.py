@@ -1,12 +1,10 @@
 """What policy says of a call, before anything is counted: pure functions over frozen values."""
 
-import hashlib
 from collections.abc import Iterable
 
+from interlock.governance.call_key import SAFE_METHODS, call_key
 from interlock.policy.model import Dedup, Limits, Policy, Ruling, Scope, Snapshot, Tool
 
-# Methods that change nothing (RFC 9110, section 9.2.1) and so are not de-duplicated unless the tool says so.
-SAFE_METHODS = frozenset({"GET", "HEAD"})
 SHORT_TTL_MS = 60_000
 """How long a call that is not de-duplicated is remembered: enough to make its own settlement idempotent."""
 LEASE_MARGIN_MS = 1_000
@@ -65,18 +63,15 @@ def dedup_mode(tool: Tool, method: str) -> Dedup:
 
 
 def key_of(scope: Scope, *, mode: Dedup, caller_key: str, fingerprint: bytes, attempt_id: str) -> str:
-    """The key of a call, 64 hex digits: the caller's own if sent, else the call's content, else the attempt.
-
-    Namespace and agent are part of it, so no agent can reach another's record, neither here nor at a tool.
-    """
-    if caller_key:
-        kind, value = b"caller", caller_key.encode()
-    elif mode is Dedup.OFF:
-        kind, value = b"attempt", attempt_id.encode()
-    else:
-        kind, value = b"derived", fingerprint
-    parts = (b"interlock/key/1", scope.namespace.encode(), scope.agent_id.encode(), kind, value)
-    return hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).hexdigest()
+    """The key of a call in this mode, see `call_key`."""
+    return call_key(
+        scope.namespace,
+        scope.agent_id,
+        deduplicated=mode is not Dedup.OFF,
+        caller_key=caller_key,
+        fingerprint=fingerprint,
+        attempt_id=attempt_id,
+    )
 
 
 def remembered_ms(tool: Tool, *, mode: Dedup, caller_key: str) -> int:

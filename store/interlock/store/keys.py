@@ -10,6 +10,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `open`         | zset   | keys running or unknown, by end of lease       | a member until it is settled       |
 | `id:<call_id>` | string | the key a call ran under                       | `dedup_ttl_s` + 7 days             |
 | `attempt:<id>` | string | the verdict on one attempt                     | 2 minutes                          |
+| `degraded:<id>` | string | that an attempt was put on record unjudged    | 31 days                            |
 | `minutes`      | hash   | counters of 61 minutes                         | 84 minutes                         |
 | `hours`        | hash   | counters of 169 hours                          | 192 hours                          |
 | `days`         | hash   | counters of 8 UTC days                         | 31 days                            |

@@ -20,11 +20,11 @@ from interlock.policy.model import (
     Settlement,
     Verdict,
 )
-from interlock.policy.ports import Decided, PolicyMoved, Renewed, Reservation
+from interlock.policy.ports import Decided, DegradedCall, PolicyMoved, RecordedCall, Renewed, Reservation
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json
-from interlock.store.pipe import Command
+from interlock.store.pipe import Argument, Command
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 # A period is the bucket that runs and this many before it.
@@ -119,6 +119,10 @@ class RedisLedger:
         applied, now, charged = reply[0]
         return Settlement(applied == b"1", Outcome(now.decode()) if now else outcome, int(charged))
 
+    async def record_degraded(self, call: DegradedCall) -> RecordedCall:
+        (reply,) = await self._redis.run("record_degraded", _degraded_keys(call), _degraded_args(call))
+        return RecordedCall(bool(reply[0]), int(reply[1]))
+
     async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None:
         (key,) = await self._redis.ask("find_call", ("GET", keys.of_agent(scope, "id", call_id)))
         known = [key.decode()] if key is not None else await self._open_keys(scope)
@@ -204,6 +208,46 @@ def _authorize_args(reservation: Reservation) -> list[str | int]:
         f"{reservation.basis.world}.{reservation.basis.namespace}",
         reservation.facts,
         int(reservation.repeatable),
+    ]
+
+
+def _degraded_keys(call: DegradedCall) -> list[str]:
+    parts = (
+        "state",
+        f"call:{call.key}",
+        "open",
+        f"id:{call.call_id}",
+        f"attempt:{call.attempt_id}",
+        f"degraded:{call.attempt_id}",
+    )
+    at = [keys.of_agent(call.scope, part) for part in parts]
+    return [*at, *keys.windows(call.scope), keys.of_agent(call.scope, "audit")]
+
+
+def _degraded_args(call: DegradedCall) -> list[Argument]:
+    told = call.answer or Answer(status=0, kept=False)
+    return [
+        call.attempt_id,
+        call.call_id,
+        call.key,
+        call.fingerprint,
+        call.tool,
+        call.outcome,
+        call.cost_micros,
+        call.fence,
+        int(call.repeatable),
+        call.ttl_ms,
+        call.age_ms,
+        call.reason,
+        call.failure,
+        told.status,
+        told.head,
+        told.body,
+        int(told.kept),
+        told.size,
+        told.digest,
+        call.facts,
+        keys.SETTLED_CHANNEL,
     ]
 
 

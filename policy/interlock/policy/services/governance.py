@@ -14,6 +14,7 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1 import governance_pb2_grpc
 from interlock.policy import access
 from interlock.policy.authorizing import Authorizer, ToolChanged
+from interlock.policy.degraded import DegradedCalls
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, NAMESPACE, TOOL_NAME, Tool
 from interlock.policy.ports import Ledger
@@ -24,6 +25,7 @@ from interlock.policy.services.messages import (
     OUTCOMES,
     answer_of,
     authorize_response,
+    degraded_of,
     permit_of,
     question_of,
     route_message,
@@ -48,6 +50,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         self,
         authorizer: Authorizer,
         renewer: Renewer,
+        degraded: DegradedCalls,
         ledger: Ledger,
         knowledge: Knowledge,
         waits: Waits,
@@ -56,6 +59,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     ) -> None:
         self._authorizer = authorizer
         self._renewer = renewer
+        self._degraded = degraded
         self._ledger = ledger
         self._knowledge = knowledge
         self._waits = waits
@@ -108,6 +112,14 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             raise InvalidRequestError("invalid_request", "attempt_id is not valid", field="attempt_id")
         await self._ledger.abandon(scope, request.attempt_id)
         return pb.AbandonResponse()
+
+    @rpc
+    async def RecordDegraded(self, request: pb.RecordDegradedRequest, caller: Caller) -> pb.RecordDegradedResponse:  # noqa: N802 - the contract's name
+        require_sidecar(caller, self._token)
+        if len(request.answer.body) > MAX_BODY_BYTES:
+            raise InvalidRequestError("invalid_request", "the answer's body is over 1 MiB", field="answer.body")
+        taken = await self._degraded.record(degraded_of(request))
+        return pb.RecordDegradedResponse(recorded=taken.recorded, charged_micros=taken.charged_micros)
 
     async def Exchange(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield
         try:

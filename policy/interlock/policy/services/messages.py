@@ -8,6 +8,7 @@ from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2, governance_pb2
 from interlock.policy import upstream
 from interlock.policy.authorizing import Judged, Question
+from interlock.policy.degraded import Told
 from interlock.policy.model import (
     AUTHORIZATION,
     BEARER,
@@ -59,6 +60,35 @@ def question_of(request: governance_pb2.AuthorizeRequest) -> Question:
         run_id=request.run_id,
         will_wait=request.will_wait,
         awaited_call_id=request.awaited_call_id,
+    )
+
+
+def degraded_of(request: governance_pb2.RecordDegradedRequest) -> Told:
+    """Errors: InvalidRequestError without an outcome."""
+    outcome = OUTCOME_OF.get(request.outcome)
+    if outcome is None:
+        raise InvalidRequestError("invalid_request", "an outcome is needed", field="outcome")
+    return Told(
+        attempt_id=request.attempt_id,
+        credential_digest=request.credential_digest,
+        agent_id=request.agent_id,
+        tool=request.tool,
+        method=request.method,
+        call_id=request.call_id,
+        key=request.key,
+        repeatable=request.repeatable,
+        fingerprint=request.fingerprint,
+        args_digest=request.args_digest,
+        declared_micros=request.declared_spend_micros,
+        run_id=request.run_id,
+        reason=request.reason,
+        fence=request.fence,
+        outcome=outcome,
+        answer=answer_of(request.answer) if request.HasField("answer") else None,
+        failure=request.failure,
+        upstream_us=request.upstream_us,
+        at_ms=request.at_ms,
+        age_ms=request.told_at_ms - request.at_ms,
     )
 
 

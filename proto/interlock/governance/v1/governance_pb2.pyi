@@ -1020,6 +1020,132 @@ class AbandonResponse(_message.Message):
 Global___AbandonResponse: _TypeAlias = AbandonResponse  # noqa: Y015
 
 @_typing.final
+class RecordDegradedRequest(_message.Message):
+    """Tells of a call that a sidecar let through by itself, since its tool is open when governance fails."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    ATTEMPT_ID_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_DIGEST_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    TOOL_FIELD_NUMBER: _builtins.int
+    METHOD_FIELD_NUMBER: _builtins.int
+    CALL_ID_FIELD_NUMBER: _builtins.int
+    KEY_FIELD_NUMBER: _builtins.int
+    REPEATABLE_FIELD_NUMBER: _builtins.int
+    FINGERPRINT_FIELD_NUMBER: _builtins.int
+    ARGS_DIGEST_FIELD_NUMBER: _builtins.int
+    DECLARED_SPEND_MICROS_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    FENCE_FIELD_NUMBER: _builtins.int
+    OUTCOME_FIELD_NUMBER: _builtins.int
+    ANSWER_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    UPSTREAM_US_FIELD_NUMBER: _builtins.int
+    AT_MS_FIELD_NUMBER: _builtins.int
+    TOLD_AT_MS_FIELD_NUMBER: _builtins.int
+    attempt_id: _builtins.str
+    """The attempt that no engine was heard to judge; what it may have reserved all the same is then this call's."""
+    credential_digest: _builtins.bytes
+    """SHA-256 (32 bytes) of the caller's bearer key: the key itself is put on no disk."""
+    agent_id: _builtins.str
+    """The agent it ran as."""
+    tool: _builtins.str
+    """The tool's name."""
+    method: _builtins.str
+    """The HTTP method, upper case."""
+    call_id: _builtins.str
+    """The call, named by the sidecar."""
+    key: _builtins.str
+    """The Idempotency-Key that the tool was sent, 64 hex digits."""
+    repeatable: _builtins.bool
+    """Whether the same call can come again under that key."""
+    fingerprint: _builtins.bytes
+    """As in Authorize."""
+    args_digest: _builtins.bytes
+    """As in Authorize."""
+    declared_spend_micros: _builtins.int
+    """As in Authorize."""
+    run_id: _builtins.str
+    """As in Authorize."""
+    reason: _builtins.str
+    """Why nobody could be asked: `governance_unavailable`."""
+    fence: _builtins.int
+    """The Interlock-Fence that the tool was sent."""
+    outcome: Global___Outcome.ValueType
+    """What happened; AMBIGUOUS if the sidecar died before it knew."""
+    failure: _builtins.str
+    """Without an answer, why."""
+    upstream_us: _builtins.int
+    """How long the tool took, µs."""
+    at_ms: _builtins.int
+    """When it was let through, unix ms by the sidecar's clock."""
+    told_at_ms: _builtins.int
+    """When this is told, by the same clock: the difference is what counts."""
+    @_builtins.property
+    def answer(self) -> Global___Answer:
+        """The tool's answer, if there was one."""
+
+    def __init__(
+        self,
+        *,
+        attempt_id: _builtins.str = ...,
+        credential_digest: _builtins.bytes = ...,
+        agent_id: _builtins.str = ...,
+        tool: _builtins.str = ...,
+        method: _builtins.str = ...,
+        call_id: _builtins.str = ...,
+        key: _builtins.str = ...,
+        repeatable: _builtins.bool = ...,
+        fingerprint: _builtins.bytes = ...,
+        args_digest: _builtins.bytes = ...,
+        declared_spend_micros: _builtins.int = ...,
+        run_id: _builtins.str = ...,
+        reason: _builtins.str = ...,
+        fence: _builtins.int = ...,
+        outcome: Global___Outcome.ValueType = ...,
+        answer: Global___Answer | None = ...,
+        failure: _builtins.str = ...,
+        upstream_us: _builtins.int = ...,
+        at_ms: _builtins.int = ...,
+        told_at_ms: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "answer", b"answer", "args_digest", b"args_digest", "at_ms", b"at_ms", "attempt_id", b"attempt_id", "call_id", b"call_id", "credential_digest", b"credential_digest", "declared_spend_micros", b"declared_spend_micros", "failure", b"failure", "fence", b"fence", "fingerprint", b"fingerprint", "key", b"key", "method", b"method", "outcome", b"outcome", "reason", b"reason", "repeatable", b"repeatable", "run_id", b"run_id", "told_at_ms", b"told_at_ms", "tool", b"tool", "upstream_us", b"upstream_us"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDegradedRequest: _TypeAlias = RecordDegradedRequest  # noqa: Y015
+
+@_typing.final
+class RecordDegradedResponse(_message.Message):
+    """How a degraded call was taken."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    RECORDED_FIELD_NUMBER: _builtins.int
+    CHARGED_MICROS_FIELD_NUMBER: _builtins.int
+    recorded: _builtins.bool
+    """False if it was on record before."""
+    charged_micros: _builtins.int
+    """What was charged for it, micro-USD."""
+    def __init__(
+        self,
+        *,
+        recorded: _builtins.bool = ...,
+        charged_micros: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["charged_micros", b"charged_micros", "recorded", b"recorded"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___RecordDegradedResponse: _TypeAlias = RecordDegradedResponse  # noqa: Y015
+
+@_typing.final
 class ExchangeRequest(_message.Message):
     """Many questions in one message."""
 

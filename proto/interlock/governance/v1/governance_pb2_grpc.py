@@ -68,6 +68,11 @@ class GovernanceStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonResponse.FromString,
                 _registered_method=True)
+        self.RecordDegraded = channel.unary_unary(
+                '/interlock.governance.v1.Governance/RecordDegraded',
+                request_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.RecordDegradedRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.RecordDegradedResponse.FromString,
+                _registered_method=True)
         self.Exchange = channel.stream_stream(
                 '/interlock.governance.v1.Governance/Exchange',
                 request_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.ExchangeRequest.SerializeToString,
@@ -126,6 +131,14 @@ class GovernanceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def RecordDegraded(self, request, context):
+        """Records a call that went through while nobody could be asked: counts it, charges it and settles its key.
+        Repeating it with the same `attempt_id` within 30 days changes nothing.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def Exchange(self, request_iterator, context):
         """Authorize, Renew and Settle, many at a time over one stream: what a remote sidecar uses. Answers may come in
         any order and are matched by `id`.
@@ -166,6 +179,11 @@ def add_GovernanceServicer_to_server(servicer, server):
                     servicer.Abandon,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonResponse.SerializeToString,
+            ),
+            'RecordDegraded': grpc.unary_unary_rpc_method_handler(
+                    servicer.RecordDegraded,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_governance__pb2.RecordDegradedRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_governance__pb2.RecordDegradedResponse.SerializeToString,
             ),
             'Exchange': grpc.stream_stream_rpc_method_handler(
                     servicer.Exchange,
@@ -339,6 +357,33 @@ class Governance:
             '/interlock.governance.v1.Governance/Abandon',
             interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_governance__pb2.AbandonResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def RecordDegraded(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Governance/RecordDegraded',
+            interlock_dot_governance_dot_v1_dot_governance__pb2.RecordDegradedRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_governance__pb2.RecordDegradedResponse.FromString,
             options,
             channel_credentials,
             insecure,

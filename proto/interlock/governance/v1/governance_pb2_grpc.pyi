@@ -58,6 +58,10 @@ class GovernanceStub:
     """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
     To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
     """
+    RecordDegraded: _grpc.UnaryUnaryMultiCallable[_governance_pb2.RecordDegradedRequest, _governance_pb2.RecordDegradedResponse]
+    """Records a call that went through while nobody could be asked: counts it, charges it and settles its key.
+    Repeating it with the same `attempt_id` within 30 days changes nothing.
+    """
     Exchange: _grpc.StreamStreamMultiCallable[_governance_pb2.ExchangeRequest, _governance_pb2.ExchangeResponse]
     """Authorize, Renew and Settle, many at a time over one stream: what a remote sidecar uses. Answers may come in
     any order and are matched by `id`.
@@ -87,6 +91,10 @@ class GovernanceAsyncStub(GovernanceStub):
     Abandon: _aio.UnaryUnaryMultiCallable[_governance_pb2.AbandonRequest, _governance_pb2.AbandonResponse]  # type: ignore[assignment]
     """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
     To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
+    """
+    RecordDegraded: _aio.UnaryUnaryMultiCallable[_governance_pb2.RecordDegradedRequest, _governance_pb2.RecordDegradedResponse]  # type: ignore[assignment]
+    """Records a call that went through while nobody could be asked: counts it, charges it and settles its key.
+    Repeating it with the same `attempt_id` within 30 days changes nothing.
     """
     Exchange: _aio.StreamStreamMultiCallable[_governance_pb2.ExchangeRequest, _governance_pb2.ExchangeResponse]  # type: ignore[assignment]
     """Authorize, Renew and Settle, many at a time over one stream: what a remote sidecar uses. Answers may come in
@@ -150,6 +158,16 @@ class GovernanceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_governance_pb2.AbandonResponse, _abc.Awaitable[_governance_pb2.AbandonResponse]]:
         """Gives up an attempt whose Authorize was never answered: what it reserved, or would still reserve, is taken back.
         To be repeated until it is answered, for two minutes at most; after that the lease's end decides.
+        """
+
+    @_abc_1.abstractmethod
+    def RecordDegraded(
+        self,
+        request: _governance_pb2.RecordDegradedRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_governance_pb2.RecordDegradedResponse, _abc.Awaitable[_governance_pb2.RecordDegradedResponse]]:
+        """Records a call that went through while nobody could be asked: counts it, charges it and settles its key.
+        Repeating it with the same `attempt_id` within 30 days changes nothing.
         """
 
     @_abc_1.abstractmethod
