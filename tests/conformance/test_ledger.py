@@ -406,12 +406,29 @@ async def test_the_hour_slides_by_the_minute(store: Store, raw: Redis) -> None:
 
 
 async def test_day_limits_end_with_the_utc_day(store: Store) -> None:
-    limits = Limits(1, spend_micros_per_day=0)
-    refused = await decide(store, limits=limits)
+    limits = Limits(1, spend_micros_per_day=1)
+    await execute(store, limits=limits)
+    refused = await decide(store, "another", limits=limits)
     now = datetime.now(UTC)
     left_ms = 86_400_000 - (now.hour * 3_600_000 + now.minute * 60_000 + now.second * 1000 + now.microsecond // 1000)
     assert refused.reason == "max_spend_usd_per_day_exceeded"
     assert abs(refused.retry_after_ms - left_ms) < 5_000
+
+
+@pytest.mark.parametrize(
+    "limits",
+    [
+        Limits(1, actions_per_hour=0),
+        Limits(1, calls_of_tool=0),
+        Limits(1, spend_micros_per_day=0),
+        Limits(2, spend_micros_per_day=1),
+    ],
+    ids=["no actions", "no calls of the tool", "no spend", "more than a day's spend"],
+)
+async def test_what_can_never_pass_is_told_no_time_to_come_back_at(store: Store, limits: Limits) -> None:
+    await execute(store, "before the limit was set", limits=FREE)
+    refused = await decide(store, limits=limits)
+    assert (refused.verdict, refused.retry_after_ms) == ("BLOCKED", 0)
 
 
 async def test_events_older_than_168_hours_are_trimmed_and_younger_ones_kept(store: Store, raw: Redis) -> None:
@@ -432,6 +449,8 @@ async def test_every_key_lives_as_long_as_the_table_of_keys_says(store: Store, r
     unsettled = await execute(store, "unsettled", ttl_ms=hour)
     refused = await execute(store, "refused")
     await settle(store, refused, Outcome.REJECTED, ANSWER)
+    blocked = reservation("blocked", rule_reason="tool_explicitly_blocked")
+    await store.ledger.authorize(blocked)
     expected = {
         "state": 400 * day,
         f"call:{settled.key}": hour,
@@ -444,10 +463,12 @@ async def test_every_key_lives_as_long_as_the_table_of_keys_says(store: Store, r
         f"attempt:{settled.attempt_id}": 2 * minute,
         f"attempt:{unsettled.attempt_id}": 2 * minute,
         f"attempt:{refused.attempt_id}": 2 * minute,
+        f"attempt:{blocked.attempt_id}": 2 * minute,
         "minutes": 84 * minute,
         "hours": 192 * hour,
         "days": 31 * day,
         "audit": 8 * day,
+        "folds": 400 * day,
     }
     found = {key.decode().removeprefix("il:{acme:bot-1}:"): await raw.pttl(key) for key in await raw.keys("*")}
     assert found.keys() == expected.keys()

@@ -11,7 +11,7 @@ from interlock.cli.output import AsJson, show_one, show_rows
 
 app = typer.Typer(help="Switch agents off and on, and see what they did.", epilog=EXIT_CODES, no_args_is_help=True)
 
-COLUMNS = ("time", "tool", "decision", "policy_reason", "spend_usd", "risk_level", "call_id")
+COLUMNS = ("time", "tool", "decision", "policy_reason", "spend_usd", "risk_level", "call_id", "count")
 
 Agent = Annotated[str, typer.Argument(help="The agent's id.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept with the switch.")]

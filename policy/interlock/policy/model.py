@@ -336,3 +336,42 @@ class Figures:
     blocked: int
     spend_micros: int
     by_tool: tuple[tuple[str, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class ChainPoint:
+    """How far a chain of hashes has come: the seq of an event, and its SHA-256 in hex."""
+
+    seq: int
+    hash: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrailState:
+    """An agent's trail as it stands. `last_seq` is 0 for an agent without events.
+
+    `sinks` says how far each has got, `heads` up to where a head was signed for it; `points` are all that are known of
+    the chain. `folding`: refusals were counted in a minute that may be over.
+    """
+
+    scope: Scope
+    last_seq: int
+    folding: bool
+    sinks: Mapping[str, ChainPoint]
+    heads: Mapping[str, int]
+    points: tuple[ChainPoint, ...]
+
+    def chain_before(self, seq: int) -> ChainPoint | None:
+        """The newest known point before an event."""
+        return max((point for point in self.points if point.seq < seq), key=lambda point: point.seq, default=None)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """A sink has durably got an agent's events up to `point`, whose event happened at `at_ms`; perhaps a head, too."""
+
+    scope: Scope
+    sink: str
+    point: ChainPoint
+    at_ms: int
+    head_seq: int | None = None

@@ -20,11 +20,13 @@ from interlock.policy.model import (
     Limits,
     Outcome,
     Permit,
+    Progress,
     Scope,
     Settlement,
     Snapshot,
     Switch,
     Tool,
+    TrailState,
     VersionedPolicy,
 )
 
@@ -216,3 +218,40 @@ class Directory(Protocol):
 
     async def check(self) -> str:
         """Why the store must not be used (its `maxmemory-policy`, its version); empty if it may."""
+
+
+class Trails(Protocol):
+    """Every agent's trail, for who exports it."""
+
+    async def namespaces(self) -> Sequence[str]:
+        """All there are, by name."""
+
+    async def agents(self, namespace: str) -> Sequence[Scope]:
+        """Those of a namespace that may have a trail."""
+
+    async def take_grown(self, limit: int) -> Sequence[Scope]:
+        """Agents whose trails have grown, at most `limit` of a namespace; who takes them must see to them.
+
+        A hint may be lost with who gave or took it, so all trails must be looked through now and then.
+        """
+
+    async def states(self, scopes: Sequence[Scope]) -> Sequence[TrailState]:
+        """In their order, in one round trip."""
+
+    async def read(self, after: Sequence[tuple[Scope, int]], limit: int) -> Sequence[Sequence[Event]]:
+        """At most `limit` events of each, with a greater seq and in its order, in one round trip.
+
+        What was folded in a minute that is over has become an event.
+        """
+
+    async def note(self, progress: Sequence[Progress], sinks: Sequence[str], fence: int) -> bool:
+        """Notes how far a sink has got, in one round trip, and trims what all `sinks` have and nobody needs.
+
+        False if an exporter with a higher fence has been there.
+        """
+
+    async def lead(self, holder: str, ttl_ms: int) -> int | None:
+        """Takes or keeps the lease by which one exporter at a time works: its fence, or None while another has it."""
+
+    async def stop_leading(self, holder: str) -> None:
+        """Gives the lease back."""

@@ -38,6 +38,7 @@ STATUS_OF_REASON = {
     "max_actions_per_hour_exceeded": 429,
     "max_calls_per_tool_exceeded": 429,
     "max_spend_usd_per_day_exceeded": 402,
+    "audit_backlog": 503,
     "idempotency_key_reused": 422,
     "in_flight": 409,
     "outcome_unknown": 409,
@@ -91,7 +92,9 @@ MESSAGES = {
     "max_actions_per_hour_exceeded": "this agent has used up its actions of this hour",
     "max_calls_per_tool_exceeded": "this agent has used up its calls of this tool for this day",
     "max_spend_usd_per_day_exceeded": "this agent has used up its spend of this day",
+    "audit_backlog": "too much of this agent's audit trail waits to be exported; nothing is begun until it is",
 }
+LIMITS = frozenset({"max_actions_per_hour_exceeded", "max_calls_per_tool_exceeded", "max_spend_usd_per_day_exceeded"})
 RESOLVED = "resolved"
 """What the engine says of a success that nobody saw: an operator resolved the call."""
 MAX_SF_INTEGER = 999_999_999_999_999
@@ -174,12 +177,20 @@ def problem_of_verdict(verdict: pb.AuthorizeResponse) -> Problem:
         retry_after_s=_retry_after_s(verdict, status),
         matched_rule=verdict.matched_rule,
         budget=verdict.budget if verdict.HasField("budget") else None,
+        held=_never_passes(verdict),
     )
+
+
+def _never_passes(verdict: pb.AuthorizeResponse) -> bool:
+    """A limit that leaves no room for the call at any time: the engine knows no time to come back at."""
+    return verdict.reason in LIMITS and verdict.retry_after_ms == 0
 
 
 def _retry_after_s(verdict: pb.AuthorizeResponse, status: int) -> int | None:
     if verdict.retry_after_ms > 0:
         return math.ceil(verdict.retry_after_ms / 1000)
+    if _never_passes(verdict):
+        return None
     return 1 if status == 429 or verdict.verdict == pb.VERDICT_IN_FLIGHT else None
 
 

@@ -59,8 +59,14 @@ class Connection:
         self, name: str, keys: Sequence[str], args: Sequence[Argument], beside: Sequence[Command] = ()
     ) -> list[Any]:
         """Runs a script, then the commands `beside`, in one write. Returns the script's reply, then theirs."""
+        return await self.run_all(name, [(keys, args)], beside)
+
+    async def run_all(
+        self, name: str, runs: Sequence[tuple[Sequence[str], Sequence[Argument]]], beside: Sequence[Command] = ()
+    ) -> list[Any]:
+        """Runs a script once for each keys and arguments, then the commands `beside`, in one write; as `run`."""
         script = self._scripts[name]
-        commands = [("EVALSHA", script.sha, len(keys), *keys, *args), *beside]
+        commands = [*(("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in runs), *beside]
         began = time.perf_counter()
         try:
             replies = await self._asked(commands)

@@ -19,7 +19,9 @@ from interlock.policy.model import (
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json, policy_to_json, tool_from_json, tool_to_json
+from interlock.store.pipe import Command
 from interlock.store.settings import OLDEST
+from interlock.store.trails import RedisTrails
 
 _VERSION = re.compile(rb"redis_version:(\d+)\.(\d+)")
 
@@ -27,8 +29,9 @@ _VERSION = re.compile(rb"redis_version:(\d+)\.(\d+)")
 class RedisDirectory:
     """The directory in Redis. What decisions rest on changes in one script together with its epoch or version."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, trails: RedisTrails) -> None:
         self._redis = connection
+        self._trails = trails
 
     async def snapshot(self, namespace: str) -> Snapshot:
         # The epochs are read with (never after) what they stand for, so a snapshot is at least as new as its epochs.
@@ -70,11 +73,15 @@ class RedisDirectory:
         if policy.policy is None:
             raise ValueError("there is no policy to put")
         at = _config_keys(scope)
-        return int((await self._redis.run("put_policy", at, [policy_to_json(policy.policy), facts]))[0])
+        args: list[str | int] = [policy_to_json(policy.policy), facts, self._trails.backlog_cap]
+        version = int((await self._redis.run("put_policy", at, args))[0])
+        self._trails.grew(scope)
+        return version
 
     async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch:
-        args: list[str | int] = [int(switch.pulled), switch.reason, facts]
+        args: list[str | int] = [int(switch.pulled), switch.reason, facts, self._trails.backlog_cap]
         since = int((await self._redis.run("switch_agent", _config_keys(scope), args))[0])
+        self._trails.grew(scope)
         return Switch(switch.pulled, switch.reason if switch.pulled else "", since)
 
     async def agent_switch(self, scope: Scope) -> Switch:
@@ -106,7 +113,9 @@ class RedisDirectory:
         args: list[str | int] = [identity.key_id, identity.namespace, int(identity.role), identity.agent_id, key.label]
         index = keys.of_namespace(identity.namespace, "keys")
         # The index first: a key that works is always one that can be found and revoked.
-        await self._redis.ask("create_key", ("HSET", index, identity.key_id, sha256_hex))
+        await self._redis.ask(
+            "create_key", _namespace_is(identity.namespace), ("HSET", index, identity.key_id, sha256_hex)
+        )
         created = bool(int((await self._redis.run("create_key", [keys.of_api_key(sha256_hex)], args))[0]))
         if not created:
             await self._redis.ask("create_key", ("HDEL", index, identity.key_id))
@@ -139,6 +148,8 @@ class RedisDirectory:
         now_ms = int(time_reply[0]) * 1000
         await self._redis.ask(
             "see_agent",
+            # Also here: what was set up by a version without that index is found again.
+            _namespace_is(scope.namespace),
             ("ZADD", index, now_ms, scope.agent_id),
             ("ZREMRANGEBYSCORE", index, "-inf", now_ms - keys.AGENT_TTL_MS),
         )
@@ -162,12 +173,16 @@ def _field(scope_id: str, name: str) -> str:
     return f"{scope_id}|{name}"
 
 
+def _namespace_is(namespace: str) -> Command:
+    return ("SADD", keys.of_namespace(keys.WORLD, "namespaces"), namespace)
+
+
 def _tool_keys(namespace: str) -> list[str]:
     return [keys.of_namespace(namespace, part) for part in ("tools", "epoch")]
 
 
 def _config_keys(scope: Scope) -> list[str]:
-    return [keys.of_agent(scope, part) for part in ("config", "state", "audit")]
+    return [keys.of_agent(scope, "config"), *keys.trail(scope)]
 
 
 def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:

@@ -5,7 +5,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
 | `config`       | hash   | policy, its version, the agent's kill switch   | until changed                      |
-| `state`        | hash   | seq, fence, clock                              | 400 days after the last event      |
+| `state`        | hash   | seq, fence, clock, exported, folding           | 400 days after the last event      |
 | `call:<key>`   | hash   | the record of one key                          | see below                          |
 | `open`         | zset   | keys running or unknown, by end of lease       | a member until it is settled       |
 | `id:<call_id>` | string | the key a call ran under                       | `dedup_ttl_s` + 7 days             |
@@ -15,6 +15,10 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `hours`        | hash   | counters of 169 hours                          | 192 hours                          |
 | `days`         | hash   | counters of 8 UTC days                         | 31 days                            |
 | `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
+| `folds`        | hash   | refusals of a minute, counted                  | till read, 400 days after the last |
+| `export`       | hash   | how far each sink has got, points of the chain | 400 days after the last export     |
+
+With an exporter in force, what it has not exported yet of `audit` is neither trimmed nor left to expire.
 
 A call's record lives for ever while it is unsettled or unknown; settled, for the tool's `dedup_ttl_s`; freed, for 2
 minutes, so that who waited for it, or settles it again, is told. A call that is not de-duplicated can never come again:
@@ -29,6 +33,14 @@ In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:�
 | `switch`       | hash   | the kill switch                                | until changed                      |
 | `agents`       | zset   | agents seen, by time (unix ms)                 | a member 400 days after it was seen |
 | `keys`         | hash   | API keys' ids and addresses                    | for ever (a revoked key stays known) |
+| `unexported`   | zset   | agents with new events, by time (unix ms)      | a member until an exporter takes it |
+
+In WORLD's slot alone:
+
+| key            | type   | holds                                          | lives                              |
+|----------------|--------|------------------------------------------------|------------------------------------|
+| `namespaces`   | set    | every namespace that ever had a key or agent   | for ever                           |
+| `exporter`     | hash   | the lease of the exporter: holder, until, fence | for ever                          |
 
 Alone: `il:key:<sha-256>`, a hash, one API key, for ever as above.
 
@@ -56,6 +68,11 @@ def of_namespace(namespace: str, *parts: str) -> str:
 
 def of_api_key(sha256_hex: str) -> str:
     return f"{PREFIX}:key:{sha256_hex}"
+
+
+def trail(scope: Scope) -> list[str]:
+    """State, trail and folded refusals: what every script takes that appends an event."""
+    return [of_agent(scope, "state"), of_agent(scope, "audit"), of_agent(scope, "folds")]
 
 
 def windows(scope: Scope) -> list[str]:

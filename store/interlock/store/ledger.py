@@ -1,6 +1,5 @@
 """Decisions and settlements: the Ledger port, each method one script."""
 
-import json
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -25,6 +24,7 @@ from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json
 from interlock.store.pipe import Argument, Command
+from interlock.store.trails import RedisTrails, text_of
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 # A period is the bucket that runs and this many before it.
@@ -48,14 +48,17 @@ RECORD = (
 class RedisLedger:
     """The ledger in Redis. One operation is one script on one slot."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, trails: RedisTrails) -> None:
         self._redis = connection
+        self._trails = trails
 
     async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
         scope = reservation.scope
+        args = [*_authorize_args(reservation), self._trails.backlog_cap]
         reply, world, namespace = await self._redis.run(
-            "authorize", _authorize_keys(reservation), _authorize_args(reservation), _epoch_reads(scope)
+            "authorize", _authorize_keys(reservation), args, _epoch_reads(scope)
         )
+        self._trails.grew(scope)
         if reply[0] == b"ABANDONED":
             raise ConflictError("attempt_abandoned", "this attempt was given up")
         if reply[0] == b"POLICY":
@@ -66,8 +69,9 @@ class RedisLedger:
         if decision.permit is not None:
             await self.settle(decision.permit, Outcome.NOT_SENT, None, "superseded", event="withdrawal", facts="{}")
             return
-        at = [keys.of_agent(scope, part) for part in ("state", f"attempt:{attempt_id}", "audit")]
+        at = [keys.of_agent(scope, part) for part in ("state", f"attempt:{attempt_id}", "audit", "folds")]
         await self._redis.run("withdraw", at, [tool, decision.call_id, decision.verdict, "{}"])
+        self._trails.grew(scope)
 
     async def abandon(self, scope: Scope, attempt_id: str) -> None:
         (call_id,) = await self._redis.run("abandon", [keys.of_agent(scope, "attempt", attempt_id)], [])
@@ -95,7 +99,7 @@ class RedisLedger:
     ) -> Settlement:
         scope = permit.scope
         parts = ("state", f"call:{permit.key}", "open", f"attempt:{permit.attempt_id}")
-        at = [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), keys.of_agent(scope, "audit")]
+        at = [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), *keys.trail(scope)[1:]]
         told = answer or Answer(status=0, kept=False)
         reply = await self._redis.run(
             "settle",
@@ -114,13 +118,18 @@ class RedisLedger:
                 keys.SETTLED_CHANNEL,
                 facts,
                 permit.tool,
+                self._trails.backlog_cap,
             ],
         )
+        self._trails.grew(scope)
         applied, now, charged = reply[0]
         return Settlement(applied == b"1", Outcome(now.decode()) if now else outcome, int(charged))
 
     async def record_degraded(self, call: DegradedCall) -> RecordedCall:
-        (reply,) = await self._redis.run("record_degraded", _degraded_keys(call), _degraded_args(call))
+        (reply,) = await self._redis.run(
+            "record_degraded", _degraded_keys(call), [*_degraded_args(call), self._trails.backlog_cap]
+        )
+        self._trails.grew(call.scope)
         return RecordedCall(bool(reply[0]), int(reply[1]))
 
     async def call(self, scope: Scope, call_id: str) -> tuple[CallRecord, Permit] | None:
@@ -133,15 +142,11 @@ class RedisLedger:
         return [record for record, _ in await self._records(scope, await self._open_keys(scope))]
 
     async def events(self, scope: Scope, *, after_seq: int, limit: int) -> Sequence[Event]:
-        command = ("XRANGE", keys.of_agent(scope, "audit"), f"{after_seq + 1}", "+", "COUNT", limit)
-        (entries,) = await self._redis.ask("events", command)
-        return [_event(scope, entry, fields) for entry, fields in entries]
+        return await self._trails.ranged(scope, ("XRANGE", f"{after_seq + 1}", "+"), limit)
 
     async def latest_events(self, scope: Scope, *, before_seq: int | None, limit: int) -> Sequence[Event]:
         newest = "+" if before_seq is None else f"({before_seq}-0"
-        command = ("XREVRANGE", keys.of_agent(scope, "audit"), newest, "-", "COUNT", limit)
-        (entries,) = await self._redis.ask("events", command)
-        return [_event(scope, entry, fields) for entry, fields in entries]
+        return await self._trails.ranged(scope, ("XREVRANGE", newest, "-"), limit)
 
     async def figures(self, scope: Scope, period: str) -> Figures:
         name, unit_ms, back = PERIODS[period]
@@ -182,7 +187,7 @@ def _authorize_keys(reservation: Reservation) -> list[str]:
         f"id:{reservation.call_id}",
         f"attempt:{reservation.attempt_id}",
     )
-    return [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), keys.of_agent(scope, "audit")]
+    return [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), *keys.trail(scope)[1:]]
 
 
 def _authorize_args(reservation: Reservation) -> list[str | int]:
@@ -221,7 +226,7 @@ def _degraded_keys(call: DegradedCall) -> list[str]:
         f"degraded:{call.attempt_id}",
     )
     at = [keys.of_agent(call.scope, part) for part in parts]
-    return [*at, *keys.windows(call.scope), keys.of_agent(call.scope, "audit")]
+    return [*at, *keys.windows(call.scope), *keys.trail(call.scope)[1:]]
 
 
 def _degraded_args(call: DegradedCall) -> list[Argument]:
@@ -324,37 +329,15 @@ def _call(scope: Scope, key: str, row: Sequence[bytes | None], now_ms: int) -> t
     )
 
 
-def _event(scope: Scope, entry_id: bytes, fields: Sequence[bytes]) -> Event:
-    seq, at_ms = entry_id.decode().split("-")
-    entry = _text(fields)
-    return Event(
-        seq=int(seq),
-        at_ms=int(at_ms),
-        type=entry["type"],
-        agent_id=scope.agent_id,
-        tool=entry["tool"],
-        call_id=entry["call"],
-        verdict=entry["verdict"],
-        reason=entry["reason"],
-        charged_micros=int(entry["charged"]),
-        facts=json.loads(entry["facts"]),
-    )
-
-
 def _figures(counters: Any, oldest: int) -> Figures:
     totals: dict[str, int] = {}
-    for name, value in _text(counters).items():
+    for name, value in text_of(counters).items():
         bucket, _, what = name.partition(":")
         if what and what != "seq" and int(bucket) >= oldest:
             totals[what] = totals.get(what, 0) + int(value)
     tools = [(what[2:], count) for what, count in totals.items() if what.startswith("t:") and count > 0]
     ranked = tuple(sorted(tools, key=lambda item: (-item[1], item[0])))
     return Figures(totals.get("a", 0), totals.get("b", 0), totals.get("s", 0), ranked)
-
-
-def _text(fields: Sequence[bytes]) -> dict[str, str]:
-    """A hash's or a stream entry's fields as text."""
-    return {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 
 def _now_ms(reply: Any) -> int:

@@ -8,21 +8,30 @@ from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
 from interlock.store.ledger import RedisLedger
 from interlock.store.settings import RedisSettings
+from interlock.store.trails import NO_EXPORT, RedisTrails
 
 
 @dataclass(frozen=True, slots=True)
 class Store:
-    """What the engine needs of Redis."""
+    """What the engine and the exporter need of Redis."""
 
     ledger: RedisLedger
     directory: RedisDirectory
+    trails: RedisTrails
 
 
 @asynccontextmanager
-async def open_store(settings: RedisSettings, recorder: Recorder) -> AsyncIterator[Store]:
-    """A store on the Redis at `settings.url`. Nothing is asked of Redis until the first operation."""
+async def open_store(
+    settings: RedisSettings, recorder: Recorder, *, backlog_cap: int = NO_EXPORT
+) -> AsyncIterator[Store]:
+    """A store on the Redis at `settings.url`. Nothing is asked of Redis until the first operation.
+
+    `backlog_cap` says that events are exported, and how many of an agent may wait for it.
+    """
     connection = Connection(settings, recorder)
+    trails = RedisTrails(connection, backlog_cap)
     try:
-        yield Store(RedisLedger(connection), RedisDirectory(connection))
+        yield Store(RedisLedger(connection, trails), RedisDirectory(connection, trails), trails)
     finally:
+        await trails.close()
         await connection.close()

@@ -28,6 +28,8 @@ from tests.unit.proxy.scripted_engine import (
         (blocked("max_actions_per_hour_exceeded", retry_after_ms=4_100), 429, "blocked"),
         (blocked("max_calls_per_tool_exceeded", retry_after_ms=4_100), 429, "blocked"),
         (blocked("max_spend_usd_per_day_exceeded", retry_after_ms=4_100), 402, "blocked"),
+        (blocked("max_actions_per_hour_exceeded"), 429, "blocked"),
+        (blocked("audit_backlog", retry_after_ms=4_100), 503, "blocked"),
         (pb.AuthorizeResponse(verdict=pb.VERDICT_MISMATCH, reason="idempotency_key_reused"), 422, "mismatch"),
         (pb.AuthorizeResponse(verdict=pb.VERDICT_UNKNOWN, reason="outcome_unknown"), 409, "unknown"),
     ],
@@ -48,6 +50,8 @@ async def test_a_refused_call_never_reaches_its_tool_and_says_why(
     assert (answer.json()["reason"], answer.json()["status"]) == (verdict.reason, status)
     assert answer.headers.get("Retry-After") == ("5" if verdict.retry_after_ms else None)
     assert answer.json().get("retry_after") == (5 if verdict.retry_after_ms else None)
+    if verdict.reason.startswith("max_"):
+        assert answer.json()["retryable"] == bool(verdict.retry_after_ms), "a limit of 0 never passes"
     assert tool.received == []
     assert engine.settled == []
 

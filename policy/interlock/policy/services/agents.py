@@ -22,6 +22,8 @@ DEFAULT_DECISIONS = 100
 PAGE = 500
 TOP_TOOLS = 10
 PERIODS = ("hour", "day", "week")
+DECISIONS = ("decision", "refusals")
+"""Refusals that are told together are decisions, too."""
 
 
 class AgentsService(admin_pb2_grpc.AgentsServicer):
@@ -83,7 +85,7 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
         before: int | None = None
         while len(found) < limit:
             page = await self._ledger.latest_events(scope, before_seq=before, limit=PAGE)
-            found += [event for event in page if event.type == "decision"]
+            found += [event for event in page if event.type in DECISIONS]
             if len(page) < PAGE:
                 break
             before = page[-1].seq

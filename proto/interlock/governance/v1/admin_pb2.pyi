@@ -1353,7 +1353,9 @@ class Event(_message.Message):
     at_ms: _builtins.int
     """Unix ms."""
     type: _builtins.str
-    """`decision`, `settlement`, `stale_settlement`, `withdrawal`, `resolution`, `switch`, `policy`."""
+    """`decision`, `refusals` (many alike, counted in `facts`), `settlement`, `stale_settlement`, `withdrawal`, `resolution`,
+    `switch`, `policy`.
+    """
     agent_id: _builtins.str
     """The agent."""
     tool: _builtins.str

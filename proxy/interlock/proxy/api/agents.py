@@ -49,7 +49,10 @@ def status_json(status: pb.AgentStatus) -> dict[str, object]:
 
 
 def decision_json(event: pb.Event) -> dict[str, object]:
-    """A decision as an item of the contract's log, with our `call_id` beside. `ts` is unix seconds."""
+    """A decision as an item of the contract's log, with our `call_id` and `count` beside. `ts` is unix seconds.
+
+    `count` is 1, or how many refusals alike were told together; these have no `call_id`.
+    """
     facts = facts_of(event)
     return {
         "ts": event.at_ms // 1000,
@@ -61,7 +64,8 @@ def decision_json(event: pb.Event) -> dict[str, object]:
         "risk_level": facts.get("risk_level"),
         "args_hash": facts.get("args_hash"),
         "spend_usd": usd_of(event.charged_micros),
-        "call_id": event.call_id,
+        "call_id": event.call_id or None,
+        "count": facts.get("count", 1) if event.type == "refusals" else 1,
     }
 
 

@@ -1,9 +1,9 @@
 -- Decides one call and, if it may run, reserves its key, its action and its cost.
 --
--- KEYS  1 config  2 state  3 call  4 open  5 id  6 attempt  7 minutes  8 hours  9 days  10 audit
+-- KEYS  1 config  2 state  3 call  4 open  5 id  6 attempt  7 minutes  8 hours  9 days  10 audit  11 folds
 -- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 policy_version  7 switch_reason  8 rule_reason
 --       9 cost  10 max_actions  11 max_tool_calls  12 max_spend  13 lease_ms  14 hold  15 ttl_ms  16 will_wait
---       17 awaited  18 basis  19 facts  20 repeatable
+--       17 awaited  18 basis  19 facts  20 repeatable  21 backlog_cap
 -- Returns  {POLICY, version, policy} if the policy moved, {ABANDONED} if the attempt was (nothing is written), else
 --       {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left, spend_left,
 --        day_resets_in_ms, failure, status, head, body, kept, size, digest}
@@ -14,13 +14,13 @@
 -- include: trail
 -- include: windows
 local config, state, call, open, id, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
-local windows, audit = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10]
+local windows, audit, folds = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10], KEYS[11]
 local attempt_id, call_id, key, fingerprint, tool = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
 local cost, max_actions = tonumber(ARGV[9]), tonumber(ARGV[10])
 local max_tool_calls, max_spend = tonumber(ARGV[11]), tonumber(ARGV[12])
 local lease_ms, hold, ttl_ms, will_wait, awaited = tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16], ARGV[17]
-local repeatable = ARGV[20] == '1'
-local ATTEMPT_TTL_MS = 120000
+local repeatable, backlog_cap = ARGV[20] == '1', tonumber(ARGV[21])
+local ATTEMPT_TTL_MS, BACKLOG_PAUSE_MS = 120000, 5000
 
 -- The leader's answer, in the order of the reply.
 local function answer()
@@ -46,7 +46,7 @@ if (version or '0') ~= ARGV[6] then
 end
 
 local now = clock(state)
-roll(windows, state, audit, now)
+roll(windows, state, audit, now, backlog_cap)
 local today = int(bucket(now, DAY))
 
 local function used_actions() return tonumber(redis.call('HGET', windows.minutes, 'total')) end
@@ -58,9 +58,14 @@ local function decide(verdict, reason, about, more)
   more = more or {}
   local charged = more.charged or 0
   if not more.undecided then
-    if verdict ~= 'EXECUTE' and verdict ~= 'REPLAY' then add(windows, now, now, 'b', 1) end
-    record(state, audit, now, { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason,
-      charged = charged, facts = ARGV[19] })
+    local event = { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason, charged = charged,
+      facts = ARGV[19] }
+    if verdict == 'EXECUTE' or verdict == 'REPLAY' then
+      record(state, audit, folds, now, event)
+    else
+      add(windows, now, now, 'b', 1)
+      refuse(state, audit, folds, now, event, table.concat({ max_actions, max_tool_calls, max_spend }, ' '))
+    end
   end
   local decision = { verdict, reason, about, ARGV[18], int(more.fence or 0), int(more.retry_after_ms or 0), int(charged),
     left(max_actions, max_actions < 0 and 0 or used_actions()),
@@ -103,27 +108,38 @@ if was.state == 'unknown' or (was.state == 'in_flight' and was.hold == '1') then
   return decide('UNKNOWN', 'outcome_unknown', was.call_id)
 end
 
--- 3. Budgets. Spend is charged once a key, an action each time.
+-- 3. Budgets. Spend is charged once a key, an action each time. What can never pass has no time to come back at.
 local charged = (not vacant and tonumber(was.charged)) or 0
 local due = math.max(0, cost - charged)
 if max_actions >= 0 and used_actions() >= max_actions then
   local wait
-  for minute = bucket(now, MINUTE) - 60, bucket(now, MINUTE) do
+  local minute, newest = bucket(now, MINUTE) - 60, bucket(now, MINUTE)
+  while max_actions > 0 and not wait and minute <= newest do
     if tonumber(redis.call('HGET', windows.minutes, int(minute) .. ':a') or 0) > 0 then
       wait = (minute + 61) * MINUTE - now
-      break
     end
+    minute = minute + 1
   end
   return decide('BLOCKED', 'max_actions_per_hour_exceeded', call_id, { retry_after_ms = wait or 0 })
 end
 if max_tool_calls >= 0 and used_today('t:' .. tool) >= max_tool_calls then
-  return decide('BLOCKED', 'max_calls_per_tool_exceeded', call_id, { retry_after_ms = day_resets_in_ms })
+  return decide('BLOCKED', 'max_calls_per_tool_exceeded', call_id,
+    { retry_after_ms = max_tool_calls > 0 and day_resets_in_ms or 0 })
 end
 if max_spend >= 0 and due > 0 and used_today('s') + due > max_spend then
-  return decide('BLOCKED', 'max_spend_usd_per_day_exceeded', call_id, { retry_after_ms = day_resets_in_ms })
+  return decide('BLOCKED', 'max_spend_usd_per_day_exceeded', call_id,
+    { retry_after_ms = due <= max_spend and day_resets_in_ms or 0 })
 end
 
--- 4. Reserve. Reserving is charging. The fence outlives the counters: it never falls behind the clock.
+-- 4. No evidence may be pushed out: with too much of it not exported yet, nothing more is begun.
+if backlog_cap >= 0 then
+  local seq, exported = unpack(redis.call('HMGET', state, 'seq', 'exported'))
+  if tonumber(seq or 0) - tonumber(exported or 0) >= backlog_cap then
+    return decide('BLOCKED', 'audit_backlog', call_id, { retry_after_ms = BACKLOG_PAUSE_MS })
+  end
+end
+
+-- 5. Reserve. Reserving is charging. The fence outlives the counters: it never falls behind the clock.
 local fence = math.max(tonumber(redis.call('HGET', state, 'fence') or 0) + 1, now)
 redis.call('HSET', state, 'fence', int(fence))
 redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest', 'waiters')

@@ -1,7 +1,7 @@
 -- Stores an agent's policy under the next version.
 --
--- KEYS  1 config  2 state  3 audit
--- ARGV  1 policy  2 facts
+-- KEYS  1 config  2 state  3 audit  4 folds
+-- ARGV  1 policy  2 facts  3 backlog_cap
 -- Returns  the new version
 -- Atomic because a version must never name two policies, and a change must leave its event.
 --
@@ -9,6 +9,7 @@
 -- include: trail
 local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('HSET', KEYS[1], 'policy', ARGV[1])
-record(KEYS[2], KEYS[3], clock(KEYS[2]), { type = 'policy', tool = '', call = '', verdict = 'SET', reason = '',
+hold(KEYS[2], ARGV[3])
+record(KEYS[2], KEYS[3], KEYS[4], clock(KEYS[2]), { type = 'policy', tool = '', call = '', verdict = 'SET', reason = '',
   charged = 0, facts = ARGV[2] })
 return version

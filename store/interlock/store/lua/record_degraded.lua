@@ -1,8 +1,9 @@
 -- Records a call that went through while nobody could be asked: counts it once, and settles its key as far as it may.
 --
--- KEYS  1 state  2 call  3 open  4 id  5 attempt  6 degraded  7 minutes  8 hours  9 days  10 audit
+-- KEYS  1 state  2 call  3 open  4 id  5 attempt  6 degraded  7 minutes  8 hours  9 days  10 audit  11 folds
 -- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 outcome  7 cost  8 fence  9 repeatable  10 ttl_ms
 --       11 age_ms  12 reason  13 failure  14 status  15 head  16 body  17 kept  18 size  19 digest  20 facts  21 channel
+--       22 backlog_cap
 -- Returns  {recorded 1|0, charged}: 0 if it was on record before
 -- Atomic because the event, the counters and the key must agree, and because the attempt's own Authorize, which nobody
 -- heard, may have reserved, or may still be on its way.
@@ -19,7 +20,7 @@ local KNOWN_TTL_MS, ATTEMPT_TTL_MS, FREED_TTL_MS = 31 * DAY, 120000, 120000
 
 if redis.call('EXISTS', degraded) == 1 then return { 0, '0' } end
 local now = clock(state)
-roll(windows, state, audit, now)
+roll(windows, state, audit, now, ARGV[22])
 local at = now - tonumber(ARGV[11])
 
 local was = {}
@@ -73,6 +74,6 @@ end
 -- 3. The record. The attempt's own Authorize, should it still come, must reserve nothing.
 redis.call('SET', attempt, 'ABANDONED', 'PX', ATTEMPT_TTL_MS)
 redis.call('SET', degraded, '1', 'PX', KNOWN_TTL_MS)
-record(state, audit, now, { type = 'degraded', tool = tool, call = call_id, verdict = 'EXECUTE', reason = ARGV[12],
+record(state, audit, KEYS[11], now, { type = 'degraded', tool = tool, call = call_id, verdict = 'EXECUTE', reason = ARGV[12],
   charged = charged, facts = ARGV[20] })
 return { 1, int(charged) }

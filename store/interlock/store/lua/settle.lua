@@ -1,8 +1,8 @@
 -- Records what became of a call: frees, keeps or holds its key, and gives back what the outcome says.
 --
--- KEYS  1 state  2 call  3 open  4 attempt  5 minutes  6 hours  7 days  8 audit
+-- KEYS  1 state  2 call  3 open  4 attempt  5 minutes  6 hours  7 days  8 audit  9 folds
 -- ARGV  1 key  2 call_id  3 fence  4 attempt_id  5 outcome  6 event_type  7 failure  8 status  9 head  10 body  11 kept
---       12 size  13 digest  14 channel  15 facts  16 tool
+--       12 size  13 digest  14 channel  15 facts  16 tool  17 backlog_cap
 -- Returns  {applied 1|0, outcome, charged}: what the record says now; 0 if the permit was stale
 -- Atomic because key, money and event must agree, and because two settlements of one call may race.
 --
@@ -24,10 +24,10 @@ local mine = was.call_id == call_id and was.fence == ARGV[3] and was.attempt == 
 if mine and was.outcome == outcome then return { '1', outcome, was.charged } end
 
 local now = clock(state)
-roll(windows, state, audit, now)
+roll(windows, state, audit, now, ARGV[17])
 
 local function conclude(type, reason, returned)
-  record(state, audit, now, { type = type, tool = tool, call = call_id, verdict = outcome, reason = reason,
+  record(state, audit, KEYS[9], now, { type = type, tool = tool, call = call_id, verdict = outcome, reason = reason,
     charged = -returned, facts = ARGV[15] })
 end
 

@@ -1,6 +1,6 @@
 -- Takes back a decision that reserved nothing, because it was judged on a switch that has moved since.
 --
--- KEYS  1 state  2 attempt  3 audit
+-- KEYS  1 state  2 attempt  3 audit  4 folds
 -- ARGV  1 tool  2 call_id  3 verdict  4 facts
 -- Returns  1 if the decision stood, 0 if it was taken back before
 -- Atomic because the attempt must be forgotten in the same step that records why.
@@ -8,6 +8,6 @@
 -- include: clock
 -- include: trail
 if redis.call('DEL', KEYS[2]) == 0 then return 0 end
-record(KEYS[1], KEYS[3], clock(KEYS[1]), { type = 'withdrawal', tool = ARGV[1], call = ARGV[2], verdict = ARGV[3],
+record(KEYS[1], KEYS[3], KEYS[4], clock(KEYS[1]), { type = 'withdrawal', tool = ARGV[1], call = ARGV[2], verdict = ARGV[3],
   reason = 'superseded', charged = 0, facts = ARGV[4] })
 return 1

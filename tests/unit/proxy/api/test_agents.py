@@ -42,6 +42,7 @@ def test_an_item_of_the_log_has_the_contracts_fields() -> None:
         "args_hash": "ab12",
         "spend_usd": 0.07,
         "call_id": "call_1",
+        "count": 1,
     }
 
 

@@ -27,14 +27,16 @@ local function begin(key, unit, now)
   return last_seq
 end
 
--- Brings all three up to date. Once an hour it also trims the trail to the events of the last 168 hours.
-local function roll(windows, state, audit, now)
+-- Brings all three up to date. Once an hour it also trims the trail to the events of the last 168 hours, unless (`cap` is
+-- not -1) that is the exporter's, which trims behind itself.
+local function roll(windows, state, audit, now, cap)
   begin(windows.minutes, MINUTE, now)
   begin(windows.days, DAY, now)
   local last_seq = begin(windows.hours, HOUR, now)
   if not last_seq then return end
+  hold(state, cap)
   redis.call('HSET', windows.hours, int(bucket(now, HOUR)) .. ':seq', redis.call('HGET', state, 'seq') or '0')
-  if last_seq > 0 then redis.call('XTRIM', audit, 'MINID', int(last_seq + 1)) end
+  if last_seq > 0 and tonumber(cap) < 0 then redis.call('XTRIM', audit, 'MINID', int(last_seq + 1)) end
 end
 
 -- Adds to the buckets of the time `at`; a bucket that has left its window is not called back.
