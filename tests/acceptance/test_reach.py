@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from interlock.proxy.api.routes import TABLE
+from interlock.proxy.api.routes import FOLLOW, TABLE
 from tests.acceptance.evidence import everything_in
 from tests.acceptance.scene import Scene
 from tests.tool import Tool
@@ -48,6 +48,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("POST", f"/v1/calls/{call_id}/resolve", {"outcome": "succeeded", "agent_id": other}),
         ("POST", f"/v1/calls/{call_id}/resolve", {"outcome": "not_sent"}),
         ("GET", f"/v1/audit?agent_id={other}", None),
+        ("GET", f"/v1/audit/follow?agent_id={other}", None),
         ("GET", "/v1/switches", None),
         ("POST", "/v1/switches/namespace", {"pulled": True}),
         ("POST", "/v1/switches/global", {"pulled": True}),
@@ -61,19 +62,21 @@ def an_agents(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("GET", "/v1/tools", None),
         ("GET", f"/v1/tools/{tool}", None),
         ("GET", f"/v1/policies/{mine}", None),
+        ("GET", "/v1/agents", None),
         ("GET", f"/v1/agents/{mine}", None),
         ("GET", f"/v1/agents/{mine}/logs", None),
         ("GET", f"/v1/agents/{mine}/metrics", None),
         ("GET", "/v1/calls", None),
         ("GET", f"/v1/calls/{call_id}", None),
         ("GET", f"/v1/audit?agent_id={mine}", None),
+        ("GET", "/v1/audit/follow?until_now=true", None),
         ("POST", "/v1/ai/run", {"agent_id": mine, "tool": tool}),
     ]
 
 
 def test_the_lists_above_leave_out_no_route() -> None:
     asked = [*an_operators("a", "t", CALL), *an_agents("a", "t", CALL)]
-    for method, template, _ in TABLE:
+    for method, template, _ in (*TABLE, FOLLOW):
         pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", template))
         assert any(method == of and pattern.fullmatch(path.partition("?")[0]) for of, path, _ in asked), template
 

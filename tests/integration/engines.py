@@ -32,6 +32,7 @@ class EngineClient:
     channel: aio.Channel
     key: str = ADMIN_KEY
     token: str = SIDECAR_TOKEN
+    engine: Engine | None = None
 
     def __post_init__(self) -> None:
         self.governance = governance_pb2_grpc.GovernanceStub(self.channel)
@@ -108,7 +109,7 @@ async def running_engine(redis_url: str, **settings: Any) -> AsyncIterator[Engin
         await server.start()
         try:
             async with aio.insecure_channel(f"127.0.0.1:{port}") as channel:
-                yield EngineClient(channel)
+                yield EngineClient(channel, engine=engine)
         finally:
             await server.stop(None)
             await engine.close()

@@ -18,7 +18,7 @@ from interlock.policy import access
 from interlock.policy.model import Identity, Role
 from interlock.proxy.api.errors import answer_of
 from interlock.proxy.api.models import Dedup, PolicyBody, ToolBody
-from interlock.proxy.api.routes import TABLE
+from interlock.proxy.api.routes import FOLLOW, TABLE
 from interlock.proxy.call import Decision
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.run_route import PATH as RUN_PATH
@@ -74,7 +74,7 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
 
 def test_the_page_has_every_route_and_no_other() -> None:
     told = {(method, path) for method, path, _ in ROUTE.findall(HTTP)}
-    assert told == {*((method, path) for method, path, _ in TABLE), ("POST", RUN_PATH)}
+    assert told == {*((method, path) for method, path, _ in (*TABLE, FOLLOW)), ("POST", RUN_PATH)}
 
 
 def test_what_is_said_not_to_be_served_is_not_served() -> None:
@@ -124,7 +124,7 @@ def test_the_roles_of_the_pages_are_those_of_the_engine(role: Role) -> None:
 
 def test_the_routes_of_agents_are_those_that_an_agents_key_is_proven_to_reach() -> None:
     told = {(method, path) for method, path, role in ROUTE.findall(HTTP) if role == "own"}
-    templates = [*((method, path) for method, path, _ in TABLE), ("POST", RUN_PATH)]
+    templates = [*((method, path) for method, path, _ in (FOLLOW, *TABLE)), ("POST", RUN_PATH)]
     proven = {
         (method, template)
         for asked_method, asked, _ in an_agents("a1", "charge", CALL)
@@ -195,6 +195,8 @@ KINDS = {
     **dict.fromkeys(("agent_id_mismatch", "one_mode", "unsupported"), Kind.INVALID),
     **dict.fromkeys(("policy_not_found", "key_not_found", "call_not_found", "no_such_route"), Kind.NOT_FOUND),
     **dict.fromkeys(("call_not_open", "tool_changing"), Kind.CONFLICT),
+    "invalid_cursor": Kind.INVALID,
+    "too_many_followers": Kind.EXHAUSTED,
 }
 
 

@@ -2,16 +2,19 @@
 
 from datetime import UTC, datetime
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from interlock.cli.client import EXIT_CODES, connected
-from interlock.cli.output import AsJson, show_one, show_rows
+from interlock.cli.output import AsJson, show_json, show_one, show_rows, show_table
 
 app = typer.Typer(help="Switch agents off and on, and see what they did.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("time", "tool", "decision", "policy_reason", "spend_usd", "risk_level", "call_id", "count")
+STANDING = (
+    *("agent_id", "enabled", "last_seen", "actions_this_hour", "spend_today", "blocked_today", "running", "unknown"),
+)
 
 Agent = Annotated[str, typer.Argument(help="The agent's id.")]
 Reason = Annotated[str, typer.Option(help="Why; it is kept with the switch.")]
@@ -23,6 +26,23 @@ class Period(StrEnum):
     HOUR = "hour"
     DAY = "day"
     WEEK = "week"
+
+
+@app.command("list")
+def list_agents(
+    after: Annotated[str | None, typer.Option(help="Only agents whose id comes after this one: the next page.")] = None,
+    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """List agents with what they did beside what they may."""
+    with connected() as api:
+        found = api.get("agents", after=after, limit=limit)
+    if as_json:
+        show_json(found)
+        return
+    show_table([_standing(agent) for agent in found], STANDING)
+    if len(found) == limit:
+        typer.echo(f"There may be more: --after {found[-1]['agent_id']}", err=True)
 
 
 @app.command()
@@ -68,6 +88,24 @@ def metrics(
     """Show an agent's figures."""
     with connected() as api:
         show_one(api.get("agents", agent, "metrics", period=period), as_json=as_json)
+
+
+def _standing(agent: dict[str, Any]) -> dict[str, Any]:
+    """An agent's row: what it did `of` what it may."""
+    return {
+        **agent,
+        "enabled": agent["is_enabled"],
+        "last_seen": agent["last_seen_at"],
+        "actions_this_hour": _of(agent["actions_in_hour"], agent["max_actions_per_hour"]),
+        "spend_today": _of(f"${agent['spend_usd_today']:,.2f}", agent["max_spend_usd_per_day"]),
+        "blocked_today": agent["blocked_today"],
+        "running": agent["running_calls"],
+        "unknown": agent["unknown_calls"],
+    }
+
+
+def _of(used: object, limit: float | None) -> str:
+    return str(used) if limit is None else f"{used} of {limit:,g}"
 
 
 def _time(unix_s: int) -> str:

@@ -14,9 +14,10 @@ from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, governance_pb2, g
 from interlock.policy import credentials
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
+from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import ApiKey, Identity, Role
-from interlock.policy.ports import Directory, Ledger
+from interlock.policy.ports import Directory, Ledger, Overview
 from interlock.policy.renewing import Renewer
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.agents import AgentsService, SwitchesService
@@ -39,13 +40,16 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
 
 
 class Store(Protocol):
-    """Both halves of the store."""
+    """All parts of the store."""
 
     @property
     def ledger(self) -> Ledger: ...
 
     @property
     def directory(self) -> Directory: ...
+
+    @property
+    def overview(self) -> Overview: ...
 
 
 class Engine:
@@ -55,6 +59,7 @@ class Engine:
         self._directory = store.directory
         self._knowledge = Knowledge(store.directory)
         self._waits = Waits(store.ledger)
+        self._following = Following(store.overview, store.directory)
         self._health = health.HealthServicer()
         self._problem: str | None = None
         self._watch: asyncio.Task[None] | None = None
@@ -62,6 +67,7 @@ class Engine:
         self._keyring = load_keyring(inline, settings.master_key_file)
         self._settings = settings
         self._ledger = store.ledger
+        self._overview = store.overview
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
         self._governance = GovernanceService(
@@ -88,11 +94,11 @@ class Engine:
         )
         admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
         admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge), server)
-        admin_pb2_grpc.add_AgentsServicer_to_server(AgentsService(directory, ledger, knowledge), server)
+        admin_pb2_grpc.add_AgentsServicer_to_server(AgentsService(directory, ledger, self._overview, knowledge), server)
         admin_pb2_grpc.add_SwitchesServicer_to_server(SwitchesService(directory, knowledge), server)
         admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
         admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
-        admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge), server)
+        admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge, self._following), server)
         self.register_health(server)
 
     def register_health(self, server: Any) -> None:
@@ -109,6 +115,7 @@ class Engine:
         await self._stop_watching()
         await self._health.enter_graceful_shutdown()
         self._governance.drain()
+        self._following.drain()
 
     async def close(self) -> None:
         await self._stop_watching()

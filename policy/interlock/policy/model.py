@@ -375,3 +375,19 @@ class Progress:
     point: ChainPoint
     at_ms: int
     head_seq: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class AgentStanding:
+    """How an agent stands now. `running` calls hold a lease; of `unknown` ones nobody knows whether they happened."""
+
+    agent_id: str
+    switch: Switch
+    policy: VersionedPolicy
+    last_seen_ms: int
+    actions_in_hour: int
+    actions_per_minute: float
+    spend_today_micros: int
+    blocked_today: int
+    running: int
+    unknown: int

@@ -4,12 +4,13 @@ Every method raises UnavailableError if Redis cannot be reached; what it asked f
 then, and may be asked again: each of them is idempotent.
 """
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
 from interlock.policy.model import (
+    AgentStanding,
     Answer,
     ApiKey,
     CallRecord,
@@ -163,6 +164,36 @@ class Ledger(Protocol):
 
     def settled(self) -> AbstractAsyncContextManager[AsyncIterator[str]]:
         """Ids of calls that had waiters, as they settle, from the moment the context is entered."""
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """Where a trail stands: the seq and the time of an event, 0 before the first one."""
+
+    seq: int = 0
+    at_ms: int = 0
+
+
+class Overview(Protocol):
+    """What is read of many agents at once, a few round trips for all of them."""
+
+    async def standings(self, scopes: Sequence[Scope]) -> Sequence[AgentStanding]:
+        """How each stands, in their order; of one nobody knows, that nothing is."""
+
+    async def now_ms(self) -> int:
+        """The time by which events are recorded."""
+
+    async def seen_since(self, namespace: str, at_ms: int) -> Sequence[str]:
+        """Agents that an engine met at or after that time."""
+
+    async def ends(self, scopes: Sequence[Scope], before_ms: int) -> Mapping[Scope, Position]:
+        """The last event of each that was recorded before that time."""
+
+    async def news(self, after: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Event]]:
+        """For each agent at most `limit` events after a seq, in its order; agents without are left out."""
+
+    async def last_of(self, upto: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Event]]:
+        """For each agent its last `limit` events up to a seq, in its order."""
 
 
 class Directory(Protocol):

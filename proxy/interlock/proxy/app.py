@@ -53,6 +53,7 @@ class Sidecar:
         self._front_door = FrontDoor(_hosts(settings), self._readiness)
         self._closing: list[Callable[[], Awaitable[None]]] = []
         self._pipeline: Pipeline | None = None
+        self._end_streams: Callable[[], None] = lambda: None
         self.port = settings.port
         self.admin_port = settings.admin_port
 
@@ -87,6 +88,7 @@ class Sidecar:
         self._readiness.drain()
         if self._pipeline is not None:
             self._pipeline.drain()
+        self._end_streams()
         log.info("sidecar.draining")
         try:
             async with asyncio.timeout(self._settings.drain_grace_ms / 1000):
@@ -99,6 +101,11 @@ class Sidecar:
         """Idempotent; also after a start that failed."""
         while self._closing:
             await self._closing.pop()()
+
+    def _api(self, destinations: Destinations, bodies: LargeBodies) -> Api:
+        api = Api.over(self._channel, destinations, bodies, max_body_bytes=self._settings.max_body_bytes)
+        self._end_streams = api.draining.set
+        return api
 
     def _bind(self) -> tuple[socket.socket, socket.socket]:
         """Both sockets before anything else: tools must not be at either port, and 0 is not yet one."""
@@ -130,7 +137,7 @@ class Sidecar:
         served = [
             *ToolsRoute(pipeline, own_key, settings.max_body_bytes).routes(),
             *RunRoute(pipeline, settings.max_body_bytes, bodies).routes(),
-            *routes(Api.over(self._channel, destinations, bodies, max_body_bytes=settings.max_body_bytes)),
+            *routes(self._api(destinations, bodies)),
         ]
         for of in served:
             app.router.add_route(of.method, of.path, of.handler, expect_handler=_left_to_the_guard)

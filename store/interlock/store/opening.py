@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
 from interlock.store.ledger import RedisLedger
+from interlock.store.overview import RedisOverview
 from interlock.store.settings import RedisSettings
 from interlock.store.trails import NO_EXPORT, RedisTrails
 
@@ -18,6 +19,7 @@ class Store:
     ledger: RedisLedger
     directory: RedisDirectory
     trails: RedisTrails
+    overview: RedisOverview
 
 
 @asynccontextmanager
@@ -31,7 +33,8 @@ async def open_store(
     connection = Connection(settings, recorder)
     trails = RedisTrails(connection, backlog_cap)
     try:
-        yield Store(RedisLedger(connection, trails), RedisDirectory(connection, trails), trails)
+        ledger, directory = RedisLedger(connection, trails), RedisDirectory(connection, trails)
+        yield Store(ledger, directory, trails, RedisOverview(connection, trails))
     finally:
         await trails.close()
         await connection.close()

@@ -62,7 +62,7 @@ class RedisTrails:
         appended, entries = await self._redis.run("unfold", keys.trail(scope), [1], beside)
         if appended:
             self.grew(scope)
-        return [_event(scope, entry, fields) for entry, fields in entries]
+        return [event_of(scope, entry, fields) for entry, fields in entries]
 
     async def namespaces(self) -> Sequence[str]:
         (members,) = await self._redis.ask("namespaces", ("SMEMBERS", keys.of_namespace(keys.WORLD, "namespaces")))
@@ -94,7 +94,7 @@ class RedisTrails:
         unfolds = [(keys.trail(scope), [0]) for scope, _ in after]
         replies = await self._redis.run_all("unfold", unfolds, reads) if reads else []
         pages = zip(after, replies[len(unfolds) :], strict=True)
-        return [[_event(scope, entry, fields) for entry, fields in entries] for (scope, _), entries in pages]
+        return [[event_of(scope, entry, fields) for entry, fields in entries] for (scope, _), entries in pages]
 
     async def note(self, progress: Sequence[Progress], sinks: Sequence[str], fence: int) -> bool:
         named = ",".join(sinks)
@@ -141,7 +141,7 @@ def text_of(fields: Sequence[bytes]) -> dict[str, str]:
     return {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 
-def _event(scope: Scope, entry_id: bytes, fields: Sequence[bytes]) -> Event:
+def event_of(scope: Scope, entry_id: bytes, fields: Sequence[bytes]) -> Event:
     seq, at_ms = entry_id.decode().split("-")
     entry = text_of(fields)
     return Event(

@@ -286,6 +286,28 @@ def test_logs_show_the_time_of_a_decision_to_people(api: FakeApi) -> None:
     assert api.asked[0][1] == "/v1/agents/billing/logs?limit=5"
 
 
+def test_agents_are_listed_with_what_they_did_beside_what_they_may(api: FakeApi) -> None:
+    agent = {
+        "agent_id": "billing",
+        "is_enabled": False,
+        "last_seen_at": "2026-01-01T00:00:00.000Z",
+        "actions_in_hour": 7,
+        "max_actions_per_hour": 100,
+        "spend_usd_today": 1.5,
+        "max_spend_usd_per_day": None,
+        "blocked_today": 3,
+        "running_calls": 1,
+        "unknown_calls": 2,
+    }
+    api.answer = [agent]
+    code, out, err = run(agents.app, "list", "--after", "a", "--limit", "1")
+    assert (code, api.asked[0][1]) == (0, "/v1/agents?after=a&limit=1")
+    assert "7 of 100" in out
+    assert "$1.50" in out
+    assert "--after billing" in err  # a full page is perhaps not the last
+    assert json.loads(run(agents.app, "list", "--json")[1]) == [agent]
+
+
 def test_audit_asks_for_what_comes_after(api: FakeApi) -> None:
     api.answer = []
     assert run(audit.app, "show", "--agent", "billing", "--after", "7", "--json") == (0, "[]\n", "")

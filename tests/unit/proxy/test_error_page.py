@@ -19,7 +19,7 @@ KINDS = {"InvalidRequest": Kind.INVALID, "Unauthenticated": Kind.UNAUTHENTICATED
 # Operators' routes only, which answer under /v1.
 ADMIN_ONLY = {
     "invalid_tool", "invalid_policy", "invalid_role", "tool_changing", "policy_not_found", "key_not_found",
-    "call_not_found", "call_not_open",
+    "call_not_found", "call_not_open", "invalid_cursor", "too_many_followers",
 }  # fmt: skip
 
 

@@ -1,6 +1,7 @@
 """The Agents and Switches services."""
 
 import json
+from bisect import bisect_right
 
 import structlog
 
@@ -9,9 +10,9 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
 from interlock.policy import access
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import Event, Role, Scope, Switch
-from interlock.policy.ports import Directory, Ledger
-from interlock.policy.services.messages import agent_status, event_message, switch_status
+from interlock.policy.model import Event, Identity, Role, Scope, Switch
+from interlock.policy.ports import Directory, Ledger, Overview
+from interlock.policy.services.messages import agent_status, event_message, standing_message, switch_status
 from interlock.policy.services.rpc import Caller, rpc
 
 log = structlog.get_logger(__name__)
@@ -19,6 +20,8 @@ log = structlog.get_logger(__name__)
 MAX_REASON = 512
 MAX_DECISIONS = 500
 DEFAULT_DECISIONS = 100
+MAX_AGENTS = 1000
+DEFAULT_AGENTS = 100
 PAGE = 500
 TOP_TOOLS = 10
 PERIODS = ("hour", "day", "week")
@@ -29,9 +32,10 @@ DECISIONS = ("decision", "refusals")
 class AgentsService(admin_pb2_grpc.AgentsServicer):
     """Agents: kill switch, log and figures."""
 
-    def __init__(self, directory: Directory, ledger: Ledger, knowledge: Knowledge) -> None:
+    def __init__(self, directory: Directory, ledger: Ledger, overview: Overview, knowledge: Knowledge) -> None:
         self._directory = directory
         self._ledger = ledger
+        self._overview = overview
         self._knowledge = knowledge
 
     @rpc
@@ -46,6 +50,17 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
     async def GetAgent(self, request: pb.AgentRef, caller: Caller) -> pb.AgentStatus:  # noqa: N802 - the contract's name
         scope = await self._readable(caller, request.agent_id)
         return agent_status(scope.agent_id, await self._directory.agent_switch(scope))
+
+    @rpc
+    async def ListAgents(self, request: pb.ListAgentsRequest, caller: Caller) -> pb.ListAgentsResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        if not 0 <= request.limit <= MAX_AGENTS:
+            raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_AGENTS}", field="limit")
+        named = await self._listed(identity)
+        first = bisect_right(named, request.after)
+        page = named[first : first + (request.limit or DEFAULT_AGENTS)]
+        standings = await self._overview.standings([Scope(identity.namespace, agent) for agent in page])
+        return pb.ListAgentsResponse(agents=[standing_message(standing) for standing in standings])
 
     @rpc
     async def ListDecisions(self, request: pb.ListDecisionsRequest, caller: Caller) -> pb.ListDecisionsResponse:  # noqa: N802 - the contract's name
@@ -78,6 +93,12 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
 
     async def _readable(self, caller: Caller, agent_id: str) -> Scope:
         return access.readable_agent(await self._knowledge.authenticate(caller.credential), agent_id)
+
+    async def _listed(self, identity: Identity) -> list[str]:
+        if identity.role is Role.AGENT:
+            return [identity.agent_id]
+        access.require(identity, Role.VIEWER)
+        return sorted(await self._directory.agents(identity.namespace))
 
     async def _decisions(self, scope: Scope, limit: int) -> list[Event]:
         """The newest decisions; the trail holds settlements and other events between them."""

@@ -6,16 +6,18 @@ from interlock.governance.errors import ConflictError, InvalidRequestError, NotF
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
 from interlock.policy import access
+from interlock.policy.following import Followed, Following, Subject
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import CALL_ID, CallRecord, Event, Identity, Outcome, Permit, Role, Scope
 from interlock.policy.ports import Directory, Ledger
 from interlock.policy.services.agents import check_reason
 from interlock.policy.services.messages import OUTCOME_OF, call_message, event_message
-from interlock.policy.services.rpc import Caller, rpc
+from interlock.policy.services.rpc import Caller, Write, rpc, rpc_stream
 
 MAX_LISTED = 1000
 DEFAULT_LISTED = 100
 PAGE = 1000
+MAX_LAST = 100
 RESOLVABLE = ("unknown", "expired")
 RESOLUTIONS = (Outcome.SUCCEEDED, Outcome.NOT_SENT)
 
@@ -93,9 +95,10 @@ class CallsService(admin_pb2_grpc.CallsServicer):
 class AuditService(admin_pb2_grpc.AuditServicer):
     """The audit trail."""
 
-    def __init__(self, ledger: Ledger, knowledge: Knowledge) -> None:
+    def __init__(self, ledger: Ledger, knowledge: Knowledge, following: Following) -> None:
         self._ledger = ledger
         self._knowledge = knowledge
+        self._following = following
 
     @rpc
     async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:  # noqa: N802 - the contract's name
@@ -105,6 +108,23 @@ class AuditService(admin_pb2_grpc.AuditServicer):
             raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
         events = await self._ledger.events(scope, after_seq=request.after_seq, limit=_limit(request.limit))
         return pb.ListEventsResponse(events=[event_message(event) for event in events])
+
+    @rpc_stream
+    async def FollowEvents(self, request: pb.FollowEventsRequest, caller: Caller, write: Write) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield
+        identity = await self._knowledge.authenticate(caller.credential)
+        if not 0 <= request.last <= MAX_LAST:
+            raise InvalidRequestError("invalid_request", f"last is 0 to {MAX_LAST}", field="last")
+        agent_id = request.agent_id or identity.agent_id
+        if agent_id:
+            access.readable_agent(identity, agent_id)
+        access.require(identity, Role.AGENT if agent_id else Role.VIEWER)
+        subject = Subject(identity.namespace, agent_id, request.cursor, request.last, request.until_now)
+
+        async def tell(followed: Followed) -> None:
+            events = [event_message(event) for event in followed.events]
+            await write(pb.FollowEventsResponse(events=events, cursor=followed.cursor))
+
+        await self._following.follow(subject, lambda: self._knowledge.authenticate(caller.credential), tell)
 
 
 def _limit(limit: int) -> int:

@@ -12,6 +12,7 @@ from interlock.policy.degraded import Told
 from interlock.policy.model import (
     AUTHORIZATION,
     BEARER,
+    AgentStanding,
     Answer,
     ApiKey,
     CallRecord,
@@ -292,6 +293,22 @@ def agent_status(agent_id: str, switch: Switch) -> admin_pb2.AgentStatus:
         is_enabled=not switch.pulled,
         disabled_reason=switch.reason,
         disabled_at_ms=switch.changed_at_ms if switch.pulled else 0,
+    )
+
+
+def standing_message(standing: AgentStanding) -> admin_pb2.AgentStanding:
+    policy = standing.policy.policy or Policy()
+    return admin_pb2.AgentStanding(
+        status=agent_status(standing.agent_id, standing.switch),
+        last_seen_ms=standing.last_seen_ms,
+        actions_in_hour=standing.actions_in_hour,
+        max_actions_per_hour=policy.max_actions_per_hour,
+        actions_per_minute=standing.actions_per_minute,
+        spend_today_micros=standing.spend_today_micros,
+        max_spend_micros_per_day=policy.max_spend_micros_per_day,
+        blocked_today=standing.blocked_today,
+        running_calls=standing.running,
+        unknown_calls=standing.unknown,
     )
 
 

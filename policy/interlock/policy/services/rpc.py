@@ -56,3 +56,25 @@ def rpc(method: Callable[[Any, Any, Caller], Awaitable[Any]]) -> Callable[[Any, 
 
 async def abort(context: Any, error: InterlockError) -> None:
     await context.abort(CODES[error.kind], error.message, details_of(error))
+
+
+Write = Callable[[Any], Awaitable[None]]
+"""Sends one message of a stream; returns when there is room for the next."""
+
+
+def rpc_stream(
+    method: Callable[[Any, Any, Caller, Write], Awaitable[None]],
+) -> Callable[[Any, Any, Any], Awaitable[None]]:
+    """The same for `async method(self, request, caller, write)` of a server-streaming RPC."""
+
+    @functools.wraps(method)
+    async def handler(self: Any, request: Any, context: Any) -> None:
+        try:
+            await method(self, request, caller_of(context), context.write)
+        except InterlockError as error:
+            await abort(context, error)
+        except Exception:
+            log.exception("rpc.failed", method=method.__qualname__)
+            await abort(context, InternalError("internal", "the governance engine failed"))
+
+    return handler

@@ -719,6 +719,123 @@ class AgentStatus(_message.Message):
 Global___AgentStatus: _TypeAlias = AgentStatus  # noqa: Y015
 
 @_typing.final
+class ListAgentsRequest(_message.Message):
+    """Asks for agents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AFTER_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    after: _builtins.str
+    """Only those whose id comes after this one."""
+    limit: _builtins.int
+    """1-1000; 0 is 100."""
+    def __init__(
+        self,
+        *,
+        after: _builtins.str = ...,
+        limit: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["after", b"after", "limit", b"limit"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAgentsRequest: _TypeAlias = ListAgentsRequest  # noqa: Y015
+
+@_typing.final
+class ListAgentsResponse(_message.Message):
+    """Agents."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENTS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def agents(self) -> _containers.RepeatedCompositeFieldContainer[Global___AgentStanding]:
+        """By id; fewer than the limit are the last ones."""
+
+    def __init__(
+        self,
+        *,
+        agents: _abc.Iterable[Global___AgentStanding] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agents", b"agents"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListAgentsResponse: _TypeAlias = ListAgentsResponse  # noqa: Y015
+
+@_typing.final
+class AgentStanding(_message.Message):
+    """How an agent stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    STATUS_FIELD_NUMBER: _builtins.int
+    LAST_SEEN_MS_FIELD_NUMBER: _builtins.int
+    ACTIONS_IN_HOUR_FIELD_NUMBER: _builtins.int
+    MAX_ACTIONS_PER_HOUR_FIELD_NUMBER: _builtins.int
+    ACTIONS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    SPEND_TODAY_MICROS_FIELD_NUMBER: _builtins.int
+    MAX_SPEND_MICROS_PER_DAY_FIELD_NUMBER: _builtins.int
+    BLOCKED_TODAY_FIELD_NUMBER: _builtins.int
+    RUNNING_CALLS_FIELD_NUMBER: _builtins.int
+    UNKNOWN_CALLS_FIELD_NUMBER: _builtins.int
+    last_seen_ms: _builtins.int
+    """When it last called, or was last changed, unix ms; 0 if that is over 400 days ago."""
+    actions_in_hour: _builtins.int
+    """Calls let through in the running minute and the 60 before."""
+    max_actions_per_hour: _builtins.int
+    """What they may be; absent is no limit."""
+    actions_per_minute: _builtins.float
+    """Calls let through a minute, over the running minute and the one before."""
+    spend_today_micros: _builtins.int
+    """Charged less returned in the running UTC day, micro-USD."""
+    max_spend_micros_per_day: _builtins.int
+    """What it may be; absent is no limit."""
+    blocked_today: _builtins.int
+    """Calls refused in the running UTC day."""
+    running_calls: _builtins.int
+    """Calls under a lease that holds."""
+    unknown_calls: _builtins.int
+    """Calls of which nobody knows whether they happened: `unknown` or `expired`."""
+    @_builtins.property
+    def status(self) -> Global___AgentStatus:
+        """Its kill switch."""
+
+    def __init__(
+        self,
+        *,
+        status: Global___AgentStatus | None = ...,
+        last_seen_ms: _builtins.int = ...,
+        actions_in_hour: _builtins.int = ...,
+        max_actions_per_hour: _builtins.int | None = ...,
+        actions_per_minute: _builtins.float = ...,
+        spend_today_micros: _builtins.int = ...,
+        max_spend_micros_per_day: _builtins.int | None = ...,
+        blocked_today: _builtins.int = ...,
+        running_calls: _builtins.int = ...,
+        unknown_calls: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour", "_max_spend_micros_per_day", b"_max_spend_micros_per_day", "max_actions_per_hour", b"max_actions_per_hour", "max_spend_micros_per_day", b"max_spend_micros_per_day", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour", "_max_spend_micros_per_day", b"_max_spend_micros_per_day", "actions_in_hour", b"actions_in_hour", "actions_per_minute", b"actions_per_minute", "blocked_today", b"blocked_today", "last_seen_ms", b"last_seen_ms", "max_actions_per_hour", b"max_actions_per_hour", "max_spend_micros_per_day", b"max_spend_micros_per_day", "running_calls", b"running_calls", "spend_today_micros", b"spend_today_micros", "status", b"status", "unknown_calls", b"unknown_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__max_actions_per_hour: _TypeAlias = _typing.Literal["max_actions_per_hour"]  # noqa: Y015
+    _WhichOneofArgType__max_actions_per_hour: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour"]  # noqa: Y015
+    _WhichOneofReturnType__max_spend_micros_per_day: _TypeAlias = _typing.Literal["max_spend_micros_per_day"]  # noqa: Y015
+    _WhichOneofArgType__max_spend_micros_per_day: _TypeAlias = _typing.Literal["_max_spend_micros_per_day", b"_max_spend_micros_per_day"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_actions_per_hour) -> _WhichOneofReturnType__max_actions_per_hour | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__max_spend_micros_per_day) -> _WhichOneofReturnType__max_spend_micros_per_day | None: ...
+
+Global___AgentStanding: _TypeAlias = AgentStanding  # noqa: Y015
+
+@_typing.final
 class ListDecisionsRequest(_message.Message):
     """Asks for decisions."""
 
@@ -1447,3 +1564,65 @@ class ListEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ListEventsResponse: _TypeAlias = ListEventsResponse  # noqa: Y015
+
+@_typing.final
+class FollowEventsRequest(_message.Message):
+    """Asks for events as they come."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    LAST_FIELD_NUMBER: _builtins.int
+    UNTIL_NOW_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Empty is every agent, also those that are yet to come (an agent's own key follows its own)."""
+    cursor: _builtins.str
+    """From a response of the same question: goes on there. Empty begins with what is recorded from now on."""
+    last: _builtins.int
+    """Without a cursor: begins with so many of the latest events, 0-100."""
+    until_now: _builtins.bool
+    """Ends when all that was recorded before the question has been sent."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        cursor: _builtins.str = ...,
+        last: _builtins.int = ...,
+        until_now: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "cursor", b"cursor", "last", b"last", "until_now", b"until_now"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowEventsRequest: _TypeAlias = FollowEventsRequest  # noqa: Y015
+
+@_typing.final
+class FollowEventsResponse(_message.Message):
+    """Some events."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    EVENTS_FIELD_NUMBER: _builtins.int
+    CURSOR_FIELD_NUMBER: _builtins.int
+    cursor: _builtins.str
+    """If not empty, where to go on: all that was recorded before it has been sent. Comes at least every 5 s."""
+    @_builtins.property
+    def events(self) -> _containers.RepeatedCompositeFieldContainer[Global___Event]:
+        """Each agent's in the order of their seq."""
+
+    def __init__(
+        self,
+        *,
+        events: _abc.Iterable[Global___Event] | None = ...,
+        cursor: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["cursor", b"cursor", "events", b"events"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___FollowEventsResponse: _TypeAlias = FollowEventsResponse  # noqa: Y015

@@ -466,6 +466,11 @@ class AgentsStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentStatus.FromString,
                 _registered_method=True)
+        self.ListAgents = channel.unary_unary(
+                '/interlock.governance.v1.Agents/ListAgents',
+                request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListAgentsResponse.FromString,
+                _registered_method=True)
         self.ListDecisions = channel.unary_unary(
                 '/interlock.governance.v1.Agents/ListDecisions',
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListDecisionsRequest.SerializeToString,
@@ -503,6 +508,13 @@ class AgentsServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListAgents(self, request, context):
+        """The agents of the namespace as they stand, by id, a page at a time. An agent's own key sees that agent only.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def ListDecisions(self, request, context):
         """An agent's decisions, newest first.
         """
@@ -534,6 +546,11 @@ def add_AgentsServicer_to_server(servicer, server):
                     servicer.GetAgent,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentStatus.SerializeToString,
+            ),
+            'ListAgents': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListAgents,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListAgentsRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListAgentsResponse.SerializeToString,
             ),
             'ListDecisions': grpc.unary_unary_rpc_method_handler(
                     servicer.ListDecisions,
@@ -628,6 +645,33 @@ class Agents:
             '/interlock.governance.v1.Agents/GetAgent',
             interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.SerializeToString,
             interlock_dot_governance_dot_v1_dot_admin__pb2.AgentStatus.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListAgents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Agents/ListAgents',
+            interlock_dot_governance_dot_v1_dot_admin__pb2.ListAgentsRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_admin__pb2.ListAgentsResponse.FromString,
             options,
             channel_credentials,
             insecure,
@@ -1156,6 +1200,11 @@ class AuditStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
                 _registered_method=True)
+        self.FollowEvents = channel.unary_stream(
+                '/interlock.governance.v1.Audit/FollowEvents',
+                request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServicer:
@@ -1169,6 +1218,16 @@ class AuditServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def FollowEvents(self, request, context):
+        """Events as they are recorded, each agent's in the order of their `seq`, until the caller or the engine ends it:
+        with OK when the engine drains, and with an error when the key is revoked or Redis cannot be reached. What was sent
+        since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
+        Errors: `invalid_cursor`, `too_many_followers`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1176,6 +1235,11 @@ def add_AuditServicer_to_server(servicer, server):
                     servicer.ListEvents,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsResponse.SerializeToString,
+            ),
+            'FollowEvents': grpc.unary_stream_rpc_method_handler(
+                    servicer.FollowEvents,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1206,6 +1270,33 @@ class Audit:
             '/interlock.governance.v1.Audit/ListEvents',
             interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def FollowEvents(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_stream(
+            request,
+            target,
+            '/interlock.governance.v1.Audit/FollowEvents',
+            interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

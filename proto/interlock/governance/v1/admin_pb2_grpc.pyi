@@ -177,6 +177,8 @@ class AgentsStub:
     """Lifts it."""
     GetAgent: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AgentRef, _admin_pb2.AgentStatus]
     """Whether an agent is enabled."""
+    ListAgents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListAgentsRequest, _admin_pb2.ListAgentsResponse]
+    """The agents of the namespace as they stand, by id, a page at a time. An agent's own key sees that agent only."""
     ListDecisions: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]
     """An agent's decisions, newest first."""
     GetAgentMetrics: _grpc.UnaryUnaryMultiCallable[_admin_pb2.GetAgentMetricsRequest, _admin_pb2.AgentMetrics]
@@ -193,6 +195,8 @@ class AgentsAsyncStub(AgentsStub):
     """Lifts it."""
     GetAgent: _aio.UnaryUnaryMultiCallable[_admin_pb2.AgentRef, _admin_pb2.AgentStatus]  # type: ignore[assignment]
     """Whether an agent is enabled."""
+    ListAgents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListAgentsRequest, _admin_pb2.ListAgentsResponse]  # type: ignore[assignment]
+    """The agents of the namespace as they stand, by id, a page at a time. An agent's own key sees that agent only."""
     ListDecisions: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListDecisionsRequest, _admin_pb2.ListDecisionsResponse]  # type: ignore[assignment]
     """An agent's decisions, newest first."""
     GetAgentMetrics: _aio.UnaryUnaryMultiCallable[_admin_pb2.GetAgentMetricsRequest, _admin_pb2.AgentMetrics]  # type: ignore[assignment]
@@ -224,6 +228,14 @@ class AgentsServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.AgentStatus, _abc.Awaitable[_admin_pb2.AgentStatus]]:
         """Whether an agent is enabled."""
+
+    @_abc_1.abstractmethod
+    def ListAgents(
+        self,
+        request: _admin_pb2.ListAgentsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListAgentsResponse, _abc.Awaitable[_admin_pb2.ListAgentsResponse]]:
+        """The agents of the namespace as they stand, by id, a page at a time. An agent's own key sees that agent only."""
 
     @_abc_1.abstractmethod
     def ListDecisions(
@@ -405,6 +417,12 @@ class AuditStub:
     def __new__(cls, channel: _aio.Channel) -> AuditAsyncStub: ...
     ListEvents: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.ListEventsResponse]
     """An agent's events in the order of their `seq`."""
+    FollowEvents: _grpc.UnaryStreamMultiCallable[_admin_pb2.FollowEventsRequest, _admin_pb2.FollowEventsResponse]
+    """Events as they are recorded, each agent's in the order of their `seq`, until the caller or the engine ends it:
+    with OK when the engine drains, and with an error when the key is revoked or Redis cannot be reached. What was sent
+    since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
+    Errors: `invalid_cursor`, `too_many_followers`.
+    """
 
 @_typing.type_check_only
 class AuditAsyncStub(AuditStub):
@@ -413,6 +431,12 @@ class AuditAsyncStub(AuditStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     ListEvents: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListEventsRequest, _admin_pb2.ListEventsResponse]  # type: ignore[assignment]
     """An agent's events in the order of their `seq`."""
+    FollowEvents: _aio.UnaryStreamMultiCallable[_admin_pb2.FollowEventsRequest, _admin_pb2.FollowEventsResponse]  # type: ignore[assignment]
+    """Events as they are recorded, each agent's in the order of their `seq`, until the caller or the engine ends it:
+    with OK when the engine drains, and with an error when the key is revoked or Redis cannot be reached. What was sent
+    since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
+    Errors: `invalid_cursor`, `too_many_followers`.
+    """
 
 class AuditServicer(metaclass=_abc_1.ABCMeta):
     """The audit trail."""
@@ -424,5 +448,17 @@ class AuditServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListEventsResponse, _abc.Awaitable[_admin_pb2.ListEventsResponse]]:
         """An agent's events in the order of their `seq`."""
+
+    @_abc_1.abstractmethod
+    def FollowEvents(
+        self,
+        request: _admin_pb2.FollowEventsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_admin_pb2.FollowEventsResponse], _abc.AsyncIterator[_admin_pb2.FollowEventsResponse]]:
+        """Events as they are recorded, each agent's in the order of their `seq`, until the caller or the engine ends it:
+        with OK when the engine drains, and with an error when the key is revoked or Redis cannot be reached. What was sent
+        since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
+        Errors: `invalid_cursor`, `too_many_followers`.
+        """
 
 def add_AuditServicer_to_server(servicer: AuditServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -2,13 +2,19 @@
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.audit import facts_of
-from interlock.proxy.api.models import AGENT_ID, LogsQuery, PeriodQuery, ReasonBody
+from interlock.proxy.api.models import AGENT_ID, AgentsQuery, LogsQuery, PeriodQuery, ReasonBody
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
 
 DECISIONS = {"EXECUTE": "executed", "REPLAY": "dedup"}
 """The contract's words for the verdicts that let a call through; every other verdict is `blocked`."""
+
+
+async def show_all(visit: Visit) -> object:
+    query = visit.query(AgentsQuery)
+    asked = pb.ListAgentsRequest(after=query.after or "", limit=query.limit)
+    return [standing_json(agent) for agent in (await visit.ask(visit.api.agents.ListAgents, asked)).agents]
 
 
 async def show(visit: Visit) -> object:
@@ -45,6 +51,23 @@ def status_json(status: pb.AgentStatus) -> dict[str, object]:
         "is_enabled": status.is_enabled,
         "disabled_reason": status.disabled_reason or None,
         "disabled_at": rfc3339(status.disabled_at_ms),
+    }
+
+
+def standing_json(agent: pb.AgentStanding) -> dict[str, object]:
+    """How an agent stands: its switch, and what it did beside what it may. None is no limit."""
+    spend_limit = usd_of(agent.max_spend_micros_per_day) if agent.HasField("max_spend_micros_per_day") else None
+    return {
+        **status_json(agent.status),
+        "last_seen_at": rfc3339(agent.last_seen_ms),
+        "actions_per_minute": round(agent.actions_per_minute, 2),
+        "actions_in_hour": agent.actions_in_hour,
+        "max_actions_per_hour": agent.max_actions_per_hour if agent.HasField("max_actions_per_hour") else None,
+        "spend_usd_today": usd_of(agent.spend_today_micros),
+        "max_spend_usd_per_day": spend_limit,
+        "blocked_today": agent.blocked_today,
+        "running_calls": agent.running_calls,
+        "unknown_calls": agent.unknown_calls,
     }
 
 

@@ -266,6 +266,10 @@ class ListQuery(Query):
     limit: Annotated[int, Field(ge=1, le=1000)] = 100
 
 
+class AgentsQuery(ListQuery):
+    after: AgentId | None = None
+
+
 class CallsQuery(ListQuery):
     agent_id: AgentId | None = None
     state: Literal["in_flight", "expired", "unknown", "succeeded", "open"] | None = None
@@ -280,6 +284,13 @@ class ResolveBody(Body):
 class EventsQuery(ListQuery):
     agent_id: AgentId
     after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
+
+
+class FollowQuery(Query):
+    agent_id: AgentId | None = None
+    cursor: Annotated[str, StringConstraints(pattern=r"^[a-z][0-9]{1,16}$")] | None = None
+    last: Annotated[int, Field(ge=0, le=100)] = 0
+    until_now: bool = False
 
 
 class SwitchBody(Body):

@@ -1,6 +1,7 @@
 """What the REST API stands on: the engine's admin services over the sidecar's channel."""
 
-from dataclasses import dataclass
+import asyncio
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from grpc import aio
@@ -28,7 +29,10 @@ MAX_BODY_BYTES = 256 * KiB
 
 @dataclass(frozen=True, slots=True)
 class Api:
-    """The admin services, where tools may live, how much of a body is read and how long an RPC may take."""
+    """The admin services, where tools may live, how much of a body is read and how long an RPC may take.
+
+    `draining` ends what has no end of its own.
+    """
 
     tools: "ToolsAsyncStub"
     policies: "PoliciesAsyncStub"
@@ -41,6 +45,7 @@ class Api:
     bodies: LargeBodies
     max_body_bytes: int
     timeout_s: float
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
     def over(

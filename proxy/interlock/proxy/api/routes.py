@@ -6,7 +6,7 @@ from functools import partial
 
 from aiohttp import web
 
-from interlock.proxy.api import agents, audit, calls, keys, policies, switches, tools
+from interlock.proxy.api import agents, audit, calls, following, keys, policies, switches, tools
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.stages.intercept import bearer_key
@@ -25,6 +25,7 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
     ("GET", "/v1/policies", policies.show_all),
     ("GET", "/v1/policies/{agent_id}", policies.show),
     ("POST", "/v1/policies/{agent_id}", policies.put),
+    ("GET", "/v1/agents", agents.show_all),
     ("GET", "/v1/agents/{agent_id}", agents.show),
     ("POST", "/v1/agents/{agent_id}/disable", agents.disable),
     ("POST", "/v1/agents/{agent_id}/enable", agents.enable),
@@ -42,12 +43,17 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
     ("POST", "/v1/switches/{scope}", switches.throw),
 )
 
+FOLLOW = ("GET", "/v1/audit/follow", following.follow)
+"""The one route that answers with a stream, which the handler writes itself."""
+
 
 def routes(api: Api) -> list[web.RouteDef]:
     """What the agent-facing listener serves under `/v1`, `/v1/ai/run` excepted. Needs the middleware `v1_errors`."""
-    return [
+    answered = [
         web.route(method, _with_braces(path), partial(_answer, api, answering)) for method, path, answering in TABLE
     ]
+    method, path, follow = FOLLOW
+    return [*answered, web.route(method, path, partial(_stream, api, follow))]
 
 
 def _with_braces(path: str) -> str:
@@ -58,3 +64,9 @@ def _with_braces(path: str) -> str:
 async def _answer(api: Api, answering: Answering, request: web.Request) -> web.Response:
     credential = bearer_key(request.headers.getall("Authorization", []))
     return web.json_response(await answering(Visit(api, request, credential)))
+
+
+async def _stream(
+    api: Api, follow: Callable[[Visit], Awaitable[web.StreamResponse]], request: web.Request
+) -> web.StreamResponse:
+    return await follow(Visit(api, request, bearer_key(request.headers.getall("Authorization", []))))

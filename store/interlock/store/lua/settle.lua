@@ -53,6 +53,8 @@ if becomes == 'unknown' then
   -- Still this try's money, should it turn out not to have happened.
   redis.call('HSET', call, 'due', was.due)
   redis.call('PERSIST', call)
+  -- Its lease is over: by this order those that run are told from those that need a word.
+  redis.call('ZADD', open, 'XX', int(now), key)
 else
   redis.call('ZREM', open, key)
   local lasting = becomes == 'succeeded' or ambiguous

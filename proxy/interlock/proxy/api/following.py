@@ -1,0 +1,84 @@
+"""`/v1/audit/follow`: events as they are recorded, one JSON object a line, until one of the two sides ends it.
+
+Lines (NDJSON) and not server-sent events: `curl`, `jq` and every language read them without a parser, each is what
+`/v1/audit` lists, and what SSE is for, a browser's EventSource, can send no key and is refused here anyway.
+"""
+
+import asyncio
+import contextlib
+import json
+from collections.abc import Iterator
+from typing import Any
+
+from aiohttp import web
+from grpc import aio
+
+from interlock.governance.errors import UnavailableError
+from interlock.governance.status import error_of
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.proxy.answering import REQUEST_ID
+from interlock.proxy.api.audit import event_json
+from interlock.proxy.api.models import FollowQuery
+from interlock.proxy.api.visit import Visit
+
+
+async def follow(visit: Visit) -> web.StreamResponse:
+    """Refusals are answered as on any route; what fails later is told by the last line."""
+    query = visit.query(FollowQuery)
+    asked = pb.FollowEventsRequest(
+        agent_id=query.agent_id or "", cursor=query.cursor or "", last=query.last, until_now=query.until_now
+    )
+    metadata = (("authorization", f"Bearer {visit.credential}"),)
+    call = visit.api.audit.FollowEvents(asked, metadata=metadata)
+    try:
+        first = await _first(call, visit.api.timeout_s)
+        response = web.StreamResponse(
+            headers={
+                "Content-Type": "application/x-ndjson",
+                "X-Request-Id": visit.request[REQUEST_ID],
+            }
+        )
+        await response.prepare(visit.request)
+        with contextlib.suppress(ConnectionResetError):  # nobody is there any more to be told
+            await _write(response, call, first, visit.api.draining)
+            await response.write_eof()
+        return response
+    finally:
+        call.cancel()
+
+
+async def _first(call: Any, within_s: float) -> Any:
+    try:
+        async with asyncio.timeout(within_s):
+            return await call.read()
+    except TimeoutError as late:
+        raise UnavailableError("governance_unavailable", "the governance engine cannot be reached") from late
+
+
+async def _write(response: web.StreamResponse, call: Any, message: Any, draining: asyncio.Event) -> None:
+    told = asyncio.ensure_future(draining.wait())
+    try:
+        while message is not aio.EOF:
+            for line in _lines(message):
+                await response.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+            reading = asyncio.ensure_future(call.read())
+            await asyncio.wait([reading, told], return_when=asyncio.FIRST_COMPLETED)
+            if not reading.done():
+                reading.cancel()
+                break
+            message = reading.result()
+        end: dict[str, object] = {"type": "end", "reason": "draining" if told.done() else "ended"}
+    except aio.AioRpcError as failed:
+        error = error_of(failed)
+        end = {"type": "end", "reason": error.reason, "message": error.message}
+    finally:
+        told.cancel()
+    await response.write(json.dumps(end, separators=(",", ":")).encode() + b"\n")
+
+
+def _lines(message: pb.FollowEventsResponse) -> Iterator[dict[str, object]]:
+    """Events as `/v1/audit` lists them; then, if there is one, where to go on."""
+    for event in message.events:
+        yield event_json(event)
+    if message.cursor:
+        yield {"type": "cursor", "cursor": message.cursor}
