@@ -18,11 +18,13 @@ from interlock.proxy.answering import CONTINUE, REQUEST_ID
 from interlock.proxy.api.errors import v1_errors
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.routes import routes
+from interlock.proxy.credential import Credentials
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import BodyReader, LargeBodies
 from interlock.proxy.listening import ConnectionLimits, bound, listen, most_connections
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.oauth import Tokens
 from interlock.proxy.pipeline import Pipeline, stages_of
 from interlock.proxy.run_route import PATH as RUN_PATH
 from interlock.proxy.run_route import RunRoute
@@ -68,6 +70,8 @@ class Sidecar:
         upstream = Upstream(destinations)
         await upstream.start()
         self._closing.append(upstream.close)
+        tokens = Tokens(upstream, self._metrics, timeout_s=self._settings.token_timeout_ms / 1000)
+        self._closing.append(tokens.close)
         spool = Spool(self._settings.spool_dir, engine.settle, self._metrics)
         await spool.start()
         self._closing.append(spool.close)
@@ -75,7 +79,7 @@ class Sidecar:
         self._closing.append(abandoning.close)
         bodies = BodyReader()
         self._closing.append(bodies.close)
-        stages = stages_of(engine, upstream, spool, abandoning, bodies.of_known, self._metrics)
+        stages = stages_of(engine, upstream, Credentials(tokens), spool, abandoning, bodies.of_known, self._metrics)
         self._pipeline = Pipeline(stages, self._metrics)
         self._closing.append(self._pipeline.close)
         agent_app = self._agent_app(self._pipeline, destinations, bodies.of_strangers)

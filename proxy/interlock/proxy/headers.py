@@ -77,11 +77,11 @@ def _is_safe(name: str, value: str) -> bool:
 
 def _without(fields: Fields, names: frozenset[str], prefixes: tuple[str, ...]) -> Fields:
     connection = ",".join(value for name, value in fields if name.lower() == "connection")
-    dropped = names | {_as_read(option.strip()) for option in connection.split(",")}
-    return [field for field in fields if (name := _as_read(field[0])) not in dropped and not name.startswith(prefixes)]
+    dropped = names | {as_read(option.strip()) for option in connection.split(",")}
+    return [field for field in fields if (name := as_read(field[0])) not in dropped and not name.startswith(prefixes)]
 
 
-def _as_read(name: str) -> str:
+def as_read(name: str) -> str:
     """A name as a tool may read it: CGI and WSGI cannot tell `_` from `-`."""
     return name.lower().replace("_", "-")
 

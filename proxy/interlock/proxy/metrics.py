@@ -47,10 +47,17 @@ class Metrics:
             ["listener"],
             registry=registry,
         )
+        fetches = Counter(
+            "interlock_token_fetches_total",
+            "Tokens asked for at tools' token endpoints.",
+            ["tool", "outcome"],
+            registry=registry,
+        )
         # By their labels. Looking a series up in its metric costs more than counting in it.
         self._decisions = cache(decisions.labels)
         self._in_flight = cache(in_flight.labels)
         self._settle_failures = cache(failures.labels)
+        self._token_fetches = cache(fetches.labels)
         self._connections_refused = cache(refused.labels)
         self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
         self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
@@ -92,6 +99,10 @@ class Metrics:
     def redis_call(self, operation: str, seconds: float) -> None:
         """A call to Redis came back, well or not."""
         self._redis(operation).observe(seconds)
+
+    def token_fetched(self, tool: str, outcome: str) -> None:
+        """A token endpoint was asked for a token, on behalf of calls of `tool`: `ok`, `refused`, `unavailable`."""
+        self._token_fetches(tool, outcome).inc()
 
     def settle_failed(self, reason: str) -> None:
         """A settlement was not acknowledged and went to the spool."""

@@ -10,6 +10,7 @@ from interlock.governance.errors import InterlockError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import Call
+from interlock.proxy.credential import Credentials
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.metrics import Metrics
@@ -31,6 +32,7 @@ Stage = Callable[[Call], Awaitable[Call]]
 def stages_of(
     engine: EngineClient,
     upstream: Upstream,
+    credentials: Credentials,
     spool: Spool,
     abandoning: Abandoning,
     bodies: LargeBodies,
@@ -43,7 +45,7 @@ def stages_of(
         Identify(tools),
         Authorize(engine, tools, spool, abandoning, bodies, metrics),
         sign,  # drafts only: Forward signs each try as it leaves
-        Forward(upstream, engine, metrics),
+        Forward(upstream, credentials, engine, metrics),
         Settle(engine, spool, metrics),
     )
 

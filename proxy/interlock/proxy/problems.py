@@ -51,6 +51,9 @@ STATUS_OF_REASON = {
     "upstream_invalid": 502,
     "upstream_circuit_open": 503,
     "destination_refused": 502,
+    "credential_unavailable": 503,
+    "credential_refused": 502,
+    "answer_unreadable": 502,
     "agent_gone": 504,
     "lease_lost": 503,
     "internal": 500,
@@ -67,7 +70,16 @@ STATUS_OF_KIND = {
 }
 STATUS_OF_VERDICT = {pb.VERDICT_BLOCKED: 403, pb.VERDICT_MISMATCH: 422}
 RETRYABLE_STATUS = frozenset({408, 409, 429, 502, 503, 504})
-NOT_RETRYABLE = frozenset({"outcome_unknown", "answer_not_kept", "destination_refused", "upstream_invalid"})
+NOT_RETRYABLE = frozenset(
+    {
+        "outcome_unknown",
+        "answer_not_kept",
+        "answer_unreadable",
+        "credential_refused",
+        "destination_refused",
+        "upstream_invalid",
+    }
+)
 MESSAGES = {
     "upstream_timeout": "the tool did not answer in time; whether it acted is not known",
     "upstream_unreachable": "the tool cannot be reached; nothing was sent",
@@ -76,6 +88,9 @@ MESSAGES = {
     "upstream_error": "the tool answered with an error and could not be tried again; whether it acted is not known",
     "upstream_circuit_open": "the tool failed too often just now and is left alone for a while; nothing was sent",
     "destination_refused": "the tool's address is one that tools must not have; nothing was sent",
+    "credential_unavailable": "the tool's own credential cannot be had just now; nothing was sent",
+    "credential_refused": "the tool's own credential is not given out to this sidecar; nothing was sent",
+    "answer_unreadable": "the tool's answer is withheld: its content coding does not let its credential be masked",
     "agent_gone": "the agent left and the tool's answer did not end; whether the tool acted is not known",
     "lease_lost": "the reservation of this call ran out before the call was over",
     "internal": "a bug of ours, which is in the log; whether the tool acted is not known",

@@ -100,6 +100,9 @@ class SidecarSettings(BaseModel):
         le=600_000,
         description="An agent that sends nothing of a body, or takes nothing of its answer, for so long is left, ms",
     )
+    token_timeout_ms: int = Field(
+        5_000, ge=10, le=60_000, description="Time for a token endpoint of a tool to answer, ms"
+    )
     request_head_ms: int = Field(
         10_000, ge=10, le=600_000, description="Time for the head of a request, from the answer before it, ms"
     )

@@ -2,9 +2,11 @@
 
 import asyncio
 import time
+from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from hashlib import sha256
+from http import HTTPStatus
 from itertools import count
 
 import structlog
@@ -12,10 +14,13 @@ import structlog
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.breaker import Breakers, CallBreakers
 from interlock.proxy.call import Call, Forwarded
+from interlock.proxy.credential import Credential, Credentials
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.headers import returnable
 from interlock.proxy.lease import HeldLease
+from interlock.proxy.masking import is_readable
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.oauth import NoTokenError
 from interlock.proxy.outcomes import (
     NEVER_RETRIED,
     backoff_s,
@@ -42,8 +47,9 @@ SAY_WHEN = frozenset({429, 503})
 class Forward:
     """Tries until there is an answer to pass on, or no more tries."""
 
-    def __init__(self, upstream: Upstream, engine: EngineClient, metrics: Metrics) -> None:
+    def __init__(self, upstream: Upstream, credentials: Credentials, engine: EngineClient, metrics: Metrics) -> None:
         self._upstream = upstream
+        self._credentials = credentials
         self._engine = engine
         self._metrics = metrics
         self._breakers = Breakers()
@@ -75,18 +81,39 @@ class Forward:
         return replace(tried, outcome=outcome, failure=call_failure(tried, earlier), upstream_s=upstream_s)
 
     async def _try(self, call: Call, lease: HeldLease, breakers: CallBreakers, tries: int) -> Forwarded:
-        """One try, unless something holds it back: a breaker, or the lease when the first byte is to leave."""
+        """One try, unless something holds it back: its credential, a breaker, or the lease when the first byte is to
+        leave.
+        """
+        try:
+            credential = await self._credentials.of(call.tool)
+        except NoTokenError as missing:
+            return _held_back(missing.reason, missing.retry_after_s)
         if not breakers.allows(time.monotonic()):
             wait_s = breakers.retry_after_s(time.monotonic())
             return _held_back("upstream_circuit_open", wait_s)
         if why_not := lease.why_not():
             return _held_back(why_not)
-        request = signed(call, int(time.time()), lease.why_not)
+        return await self._send(call, lease, breakers, tries, credential)
+
+    async def _send(
+        self,
+        call: Call,
+        lease: HeldLease,
+        breakers: CallBreakers,
+        tries: int,
+        credential: Credential | None,
+        *,
+        renewed: bool = False,
+    ) -> Forwarded:
+        """Sends the call; where the tool does not accept its token, once more with a newer one: a 401 did nothing."""
+        request = signed(call, credential, int(time.time()), lease.why_not)
         began = time.monotonic()
         try:
             async with self._upstream.send(request) as answer:
                 breakers.answered()
-                tried = await _Reading(call, lease, answer).read(tries)
+                newer = None if renewed else await self._newer(call, credential, answer.status)
+                if newer is None:
+                    tried = await _Reading(call, lease, answer, credential).read(tries)
         except UpstreamError as error:
             if not error.sent and (why_not := lease.why_not()):
                 return _held_back(why_not)
@@ -97,7 +124,19 @@ class Forward:
             tried = Forwarded(outcome=outcome_of(0, sent=error.sent, whole=False), failure=error.reason)
             if not error.sent:
                 return tried
+        else:
+            if newer is not None:
+                tried = await self._send(call, lease, breakers, tries, newer, renewed=True)
         return replace(tried, upstream_s=time.monotonic() - began)
+
+    async def _newer(self, call: Call, credential: Credential | None, status: int) -> Credential | None:
+        """A newer credential, if this status says that this one is not accepted any more."""
+        if credential is None or credential.token is None:
+            return None
+        if status == HTTPStatus.UNAUTHORIZED:
+            return await self._credentials.instead_of(credential, call.tool)
+        credential.token.accepted = True
+        return None
 
 
 def _held_back(why: str, retry_after_s: float | None = None) -> Forwarded:
@@ -110,11 +149,14 @@ class _Reading:
     nobody knows which is the last, the end.
     """
 
-    def __init__(self, call: Call, lease: HeldLease, answer: UpstreamAnswer) -> None:
+    def __init__(self, call: Call, lease: HeldLease, answer: UpstreamAnswer, credential: Credential | None) -> None:
         self._call = call
         self._lease = lease
         self._answer = answer
+        self._mask = mask = credential.mask if credential is not None else None
         headers = tuple(returnable(answer.headers))
+        if mask is not None:
+            headers = mask.headers(headers)
         self._head = Forwarded(
             outcome=outcome_of(answer.status, sent=True, whole=True),
             status=answer.status,
@@ -126,7 +168,18 @@ class _Reading:
         """An answer that leads to another try is left unread, which closes its connection."""
         if backoff_s(self._head, self._call.tool, tries) is not None:
             return self._head
+        if self._is_unreadable():
+            return replace(self._head, status=0, failure="answer_unreadable", final=True)
         return await (self._whole() if self._is_short() else self._piecemeal())
+
+    def _is_unreadable(self) -> bool:
+        """Whether the tool's own credential may stand in the answer where it cannot be masked."""
+        bare = has_no_body(self._call.draft.method, self._answer.status)
+        return self._mask is not None and not bare and not is_readable(self._head.headers)
+
+    def _pieces(self) -> AsyncIterator[bytes]:
+        pieces = self._answer.chunks()
+        return pieces if self._mask is None else self._mask.pieces(pieces)
 
     def _is_short(self) -> bool:
         if not self._call.agent.takes_pieces or has_no_body(self._call.draft.method, self._answer.status):
@@ -139,7 +192,7 @@ class _Reading:
         body = _Body(max(most, self._call.tool.replay_max_bytes))
         try:
             async with asyncio.timeout(MAX_UNHEARD_S):
-                async for piece in self._answer.chunks():
+                async for piece in self._pieces():
                     body.add(piece)
         except UpstreamError as error:
             return self._broken(body, error.reason)
@@ -154,7 +207,7 @@ class _Reading:
         await agent.begin(self._call, self._head)
         try:
             async with self._lease.stream() as stream:
-                async for piece in self._answer.chunks():
+                async for piece in self._pieces():
                     body.add(piece)
                     if length is not None and body.size >= length:
                         last = piece
