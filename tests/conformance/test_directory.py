@@ -1,6 +1,8 @@
 """What the directory promises, on every Redis."""
 
 import asyncio
+import dataclasses
+import json
 
 import pytest
 from redis.asyncio import Redis
@@ -22,6 +24,7 @@ from interlock.policy.model import (
     ToolSecret,
     VersionedPolicy,
 )
+from interlock.policy.ports import ToolChange
 from interlock.store.opening import Store, open_store
 from interlock.store.settings import RedisSettings
 from tests.conformance.conftest import Silent
@@ -40,6 +43,7 @@ TOOL = Tool(
     upstream_header="X-Key",
     upstream_value=SEALED,
 )
+KEPT = Tool(name="kept", scope_id="global", url="https://x.example")
 KEY = ApiKey(Identity("key_1", "acme", Role.AGENT, "bot-1"), "for tests", 0)
 
 
@@ -97,6 +101,64 @@ async def test_a_policy_comes_back_as_it_was_put_with_a_growing_version(store: S
         assert await store.directory.put_policy(AGENT, VersionedPolicy(policy), "{}") == version
     assert await store.directory.policy(AGENT) == VersionedPolicy(policy, 2)
     assert (await store.directory.policies([Scope("acme", "other"), AGENT]))[1].policy == policy
+
+
+async def test_a_policy_changes_only_from_the_version_that_is_named(store: Store) -> None:
+    put = store.directory.put_policy
+    policies = [VersionedPolicy(Policy(max_actions_per_hour=n)) for n in range(20)]
+    versions = await asyncio.gather(*(put(AGENT, policy, "{}", replaces=0) for policy in policies))
+    assert sorted(versions) == [0] * 19 + [1]
+    assert await put(AGENT, policies[0], "{}", managed_by="team", replaces=1) == 2
+    assert await put(AGENT, policies[1], "{}") == 3
+    assert await store.directory.policy(AGENT) == VersionedPolicy(policies[1].policy, 3, "team")
+
+
+async def test_a_deleted_policy_is_none_of_a_later_version(store: Store, raw: Redis) -> None:
+    directory = store.directory
+    assert await directory.delete_policy(AGENT, "{}") == 0
+    await directory.put_policy(AGENT, VersionedPolicy(Policy()), "{}", managed_by="team")
+    assert await directory.delete_policy(AGENT, "{}", replaces=7) is None
+    assert await directory.delete_policy(AGENT, "{}", replaces=1) == 2
+    assert await directory.policy(AGENT) == VersionedPolicy(None, 2)
+    assert await directory.delete_policy(AGENT, "{}", replaces=2) == 0
+    events = await store.ledger.events(AGENT, after_seq=0, limit=10)
+    assert [(event.type, event.verdict) for event in events] == [("policy", "SET"), ("policy", "DELETED")]
+
+
+async def test_tools_change_together_or_not_at_all(store: Store) -> None:
+    directory = store.directory
+    one, two = (Tool(name=name, scope_id="global", url="https://x.example") for name in ("one", "two"))
+    assert await directory.change_tools("acme", [ToolChange(None, one), ToolChange(None, two)]) == 1
+    held = (await directory.snapshot("acme")).tools
+    first, second = held["global", "one"], held["global", "two"]
+    assert (first.revision, second.revision) == (1, 1)
+    assert await directory.put_tool("acme", dataclasses.replace(second), second)  # the same again is a change, too
+    late = [ToolChange(first, None), ToolChange(second, dataclasses.replace(second, risk="high"))]
+    assert await directory.change_tools("acme", late) is None
+    held = (await directory.snapshot("acme")).tools
+    assert await directory.change_tools("acme", [ToolChange(held["global", "one"], None)]) is not None
+    assert [*(await directory.snapshot("acme")).tools] == [("global", "two")]
+
+
+async def test_a_tool_that_stays_as_it_is_keeps_its_revision_but_is_watched(store: Store) -> None:
+    stored = await store.directory.put_tool("acme", TOOL, None)
+    other = Tool(name="other", scope_id="global", url="https://x.example")
+    assert await store.directory.change_tools("acme", [ToolChange(stored, stored), ToolChange(None, other)]) == 2
+    assert (await store.directory.snapshot("acme")).tools["global", "charge"] == stored
+    moved = dataclasses.replace(TOOL, revision=7)
+    assert await store.directory.change_tools("acme", [ToolChange(moved, moved), ToolChange(None, KEPT)]) is None
+
+
+async def test_a_tool_that_another_version_wrote_can_be_replaced(store: Store, raw: Redis) -> None:
+    """Its text is not what this version would have written: fields are missing, and one is unknown."""
+    stored = await store.directory.put_tool("acme", TOOL, None)
+    assert stored is not None
+    document = json.loads(await raw.hget("il:{acme}:tools", "global|charge"))
+    del document["managed_by"], document["disabled_by_file"]
+    await raw.hset("il:{acme}:tools", "global|charge", json.dumps(document | {"from_the_future": 1}))
+    read = (await store.directory.snapshot("acme")).tools["global", "charge"]
+    assert read == stored
+    assert await store.directory.put_tool("acme", dataclasses.replace(read, risk="high"), read) is not None
 
 
 async def test_an_agents_switch_keeps_the_time_of_its_first_pull(store: Store) -> None:

@@ -11,7 +11,7 @@ from grpc import aio
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.status import error_of
-from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, governance_pb2_grpc
+from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, configuration_pb2_grpc, governance_pb2_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy.credentials import new_key
 from interlock.policy.engine import Engine
@@ -43,6 +43,7 @@ class EngineClient:
         self.keys = admin_pb2_grpc.KeysStub(self.channel)
         self.calls = admin_pb2_grpc.CallsStub(self.channel)
         self.audit = admin_pb2_grpc.AuditStub(self.channel)
+        self.configuration = configuration_pb2_grpc.ConfigurationStub(self.channel)
 
     def speaking_with(self, key: str) -> "EngineClient":
         return EngineClient(self.channel, key, self.token)

@@ -10,6 +10,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 
 from interlock.governance.v1 import admin_pb2 as ad
+from interlock.governance.v1 import configuration_pb2 as cf
 from interlock.governance.v1 import governance_pb2 as pb
 from tests.integration.engines import EngineClient, running_engine
 from tests.redis_server import RedisServer
@@ -50,6 +51,8 @@ def operator_routes(client: EngineClient) -> list[tuple[Any, Any]]:
         (client.policies.PutPolicy, ad.PutPolicyRequest(agent_id="bot-2", policy=ad.Policy())),
         (client.policies.GetPolicy, other),
         (client.policies.ListPolicies, ad.ListPoliciesRequest()),
+        (client.policies.DeletePolicy, ad.AgentRef(agent_id="bot-1")),
+        (client.configuration.Apply, cf.ApplyRequest(tools=[ad.PutToolRequest(tool=tool)])),
         (client.agents.DisableAgent, ad.DisableAgentRequest(agent_id="bot-2")),
         (client.agents.EnableAgent, ad.EnableAgentRequest(agent_id="bot-1")),
         (client.agents.GetAgent, other),
@@ -86,7 +89,8 @@ async def test_an_agent_key_is_denied_every_operator_route_and_changes_nothing(
 async def test_every_rpc_is_in_the_list_above_or_is_an_agents_own(engine: EngineClient) -> None:
     """So that a new RPC cannot be forgotten."""
     own = {"Tools/GetTool", "Tools/ListTools", "Governance/Renew", "Governance/Settle", "Governance/Exchange"}
-    services = [*ad.DESCRIPTOR.services_by_name.values(), *pb.DESCRIPTOR.services_by_name.values()]
+    files = (ad.DESCRIPTOR, pb.DESCRIPTOR, cf.DESCRIPTOR)
+    services = [service for file in files for service in file.services_by_name.values()]
     methods = {f"{service.name}/{method.name}" for service in services for method in service.methods}
     listed = {method._method.decode().rpartition(".")[2] for method, _ in operator_routes(engine)}
     assert methods == own | listed

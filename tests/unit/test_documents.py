@@ -194,7 +194,7 @@ KINDS = {
     **dict.fromkeys(("invalid_tool", "invalid_policy", "invalid_role"), Kind.INVALID),
     **dict.fromkeys(("agent_id_mismatch", "one_mode", "unsupported"), Kind.INVALID),
     **dict.fromkeys(("policy_not_found", "key_not_found", "call_not_found", "no_such_route"), Kind.NOT_FOUND),
-    **dict.fromkeys(("call_not_open", "tool_changing"), Kind.CONFLICT),
+    **dict.fromkeys(("call_not_open", "tool_changing", "managed_by_another", "configuration_changing"), Kind.CONFLICT),
     "invalid_cursor": Kind.INVALID,
     "too_many_followers": Kind.EXHAUSTED,
 }

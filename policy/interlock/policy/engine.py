@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from typing import Any, Protocol
 
 import structlog
@@ -10,8 +11,16 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from interlock.governance.errors import InterlockError
-from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, governance_pb2, governance_pb2_grpc
-from interlock.policy import credentials
+from interlock.governance.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    configuration_pb2,
+    configuration_pb2_grpc,
+    governance_pb2,
+    governance_pb2_grpc,
+)
+from interlock.policy import credentials, tools
+from interlock.policy.applying import Applier
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.following import Following
@@ -22,6 +31,7 @@ from interlock.policy.renewing import Renewer
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.agents import AgentsService, SwitchesService
 from interlock.policy.services.calls import AuditService, CallsService
+from interlock.policy.services.configuration import ConfigurationService
 from interlock.policy.services.governance import GovernanceService
 from interlock.policy.services.keys import KeysService
 from interlock.policy.services.policies import PoliciesService
@@ -36,6 +46,7 @@ HEALTH_INTERVAL_S = 0.5
 SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *governance_pb2.DESCRIPTOR.services_by_name.values(),
     *admin_pb2.DESCRIPTOR.services_by_name.values(),
+    *configuration_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -80,6 +91,20 @@ class Engine:
             self._keyring,
             token,
         )
+        check_tool = partial(
+            tools.check,
+            allow_loopback=settings.allow_loopback_tools,
+            allow_plaintext_tokens=settings.allow_plaintext_token_urls,
+        )
+        applier = Applier(self._directory, self._knowledge, self._keyring, check_tool)
+        self._configuration = ConfigurationService(applier, self._knowledge)
+
+    async def apply(self, request: configuration_pb2.ApplyRequest) -> configuration_pb2.ApplyResponse:
+        """Applies files of this engine's own, in the name of nobody's key.
+
+        Errors: as the RPC's, but those that are about a key.
+        """
+        return await self._configuration.apply(request, request.namespace or DEFAULT_NAMESPACE, {"by": "manifest"})
 
     def register(self, server: Any) -> None:
         """Adds every service, and gRPC health, to a grpc.aio server or a LocalServer."""
@@ -99,6 +124,7 @@ class Engine:
         admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
         admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
         admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge, self._following), server)
+        configuration_pb2_grpc.add_ConfigurationServicer_to_server(self._configuration, server)
         self.register_health(server)
 
     def register_health(self, server: Any) -> None:

@@ -8,6 +8,7 @@ from enum import IntEnum, StrEnum
 NAMESPACE = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}", re.ASCII)
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}", re.ASCII)
+OWNER = re.compile(r"[A-Za-z0-9_.@:/-]{1,128}", re.ASCII)
 ATTEMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 CALL_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
 CALL_ID = re.compile(r"call_[0-9A-Za-z]{22}", re.ASCII)
@@ -124,7 +125,11 @@ class OAuth2:
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A registered tool."""
+    """A registered tool.
+
+    `managed_by` names who applied it from a file, if that gave a name. Not enabled and not `disabled_by_file`, it was
+    switched off by hand.
+    """
 
     name: str
     scope_id: str
@@ -148,6 +153,8 @@ class Tool:
     upstream_value: Sealed | None = None
     upstream_oauth2: OAuth2 | None = None
     upstream_mask: str = ""
+    managed_by: str = ""
+    disabled_by_file: bool = False
     revision: int = 0
     updated_at_ms: int = 0
     fails_open: bool = False
@@ -184,6 +191,7 @@ class VersionedPolicy:
 
     policy: Policy | None = None
     version: int = 0
+    managed_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -196,6 +196,14 @@ class Overview(Protocol):
         """For each agent its last `limit` events up to a seq, in its order."""
 
 
+@dataclass(frozen=True, slots=True)
+class ToolChange:
+    """A tool before and after: None before it is there, None after it is deleted; the very same is left alone."""
+
+    before: Tool | None
+    after: Tool | None
+
+
 class Directory(Protocol):
     """Tools, policies, switches, keys and agents."""
 
@@ -211,8 +219,22 @@ class Directory(Protocol):
     async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]:
         """The same for many, in their order, in one round trip."""
 
-    async def put_policy(self, scope: Scope, policy: VersionedPolicy, facts: str) -> int:
-        """Returns the new version; that of `policy` is not looked at."""
+    async def put_policy(
+        self,
+        scope: Scope,
+        policy: VersionedPolicy,
+        facts: str,
+        *,
+        managed_by: str | None = None,
+        replaces: int | None = None,
+    ) -> int:
+        """Returns the new version, or 0 if the version is no longer `replaces` (None: any will do).
+
+        Version and owner of `policy` are not looked at; `managed_by` None leaves it whose it is.
+        """
+
+    async def delete_policy(self, scope: Scope, facts: str, *, replaces: int | None = None) -> int | None:
+        """Returns the new version, 0 if there was none, or None if the version is no longer `replaces`."""
 
     async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch:
         """Pulls or lifts an agent's switch; pulled again, it keeps the time of the first pull."""
@@ -222,6 +244,9 @@ class Directory(Protocol):
 
     async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
         """The tool with its revision, or None if another change came first."""
+
+    async def change_tools(self, namespace: str, changes: Sequence[ToolChange]) -> int | None:
+        """All of them in one step: the revision of those that are put, or None if another change came first."""
 
     async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool:
         """False if there was none."""

@@ -41,6 +41,15 @@ class Keyring:
         ciphertext = self._ciphers[self._current].encrypt(nonce, secret.encode(), belongs_to.encode())
         return Sealed(self._current, _text(nonce), _text(ciphertext))
 
+    def sealed(self, secret: str, belongs_to: str, stored: Sealed | None) -> Sealed:
+        """The secret under the current key: as `stored` if that is it already, so that it does not change."""
+        if stored is None or stored.key_id != self._current:
+            return self.seal(secret, belongs_to)
+        try:
+            return stored if self.open(stored, belongs_to) == secret else self.seal(secret, belongs_to)
+        except InternalError:
+            return self.seal(secret, belongs_to)
+
     def renewed(self, sealed: Sealed, belongs_to: str) -> Sealed:
         """The same secret under the current key; as it is if it is that already, or cannot be read."""
         if sealed.key_id == self._current:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from interlock.governance.errors import InternalError, InvalidRequestError
 from interlock.governance.tool_urls import HTTP_SCHEMES, SCHEMES, Address, is_grpc, problem_of_address, problem_of_url
 from interlock.policy import credentials, upstream
-from interlock.policy.model import AGENT_ID, TOOL_NAME, Tool, ToolSecret
+from interlock.policy.model import AGENT_ID, TOOL_NAME, Sealed, Tool, ToolSecret
 from interlock.policy.secrets import Keyring, mask_of
 
 RISKS = ("low", "medium", "high")
@@ -129,7 +129,7 @@ def with_secrets(
     before = stored.secrets if stored else ()
     kept = tuple(replace(secret, sealed=keyring.renewed(secret.sealed, owner)) for secret in before)
     if secrets.signing is not None:
-        current = _readable(kept[0], owner, keyring) if kept else None
+        current = _opened(kept[0].sealed, owner, keyring) if kept else None
         if secrets.signing != current:
             graced = current is not None and secrets.grace_s > 0
             replaced = [replace(kept[0], until_ms=now_ms + secrets.grace_s * 1000)] if graced else []
@@ -139,7 +139,8 @@ def with_secrets(
 
 
 def toggled(tool: Tool, *, enabled: bool, now_ms: int) -> Tool:
-    return replace(tool, enabled=enabled, updated_at_ms=now_ms)
+    """Switched by hand: whatever a file says, it stays off until a hand switches it on."""
+    return replace(tool, enabled=enabled, disabled_by_file=False, updated_at_ms=now_ms)
 
 
 def signing_secrets(tool: Tool, owner: str, keyring: Keyring, now_ms: int) -> list[str]:
@@ -159,10 +160,10 @@ def _secret(value: str, owner: str, keyring: Keyring) -> ToolSecret:
     return ToolSecret(credentials.new_id("sec"), mask_of(value), keyring.seal(value, owner))
 
 
-def _readable(secret: ToolSecret, owner: str, keyring: Keyring) -> str | None:
+def _opened(sealed: Sealed, owner: str, keyring: Keyring) -> str | None:
     """A stored secret, or None if its master key is gone: it can still be replaced then."""
     try:
-        return keyring.open(secret.sealed, owner)
+        return keyring.open(sealed, owner)
     except InternalError:
         return None
 

@@ -115,7 +115,7 @@ def with_credential(tool: Tool, given: Given | None, stored: Tool | None, owner:
     return replace(
         tool,
         upstream_header=given.header,
-        upstream_value=keyring.seal(given.value, owner),
+        upstream_value=keyring.sealed(given.value, owner, stored.upstream_value if stored else None),
         upstream_oauth2=None,
         upstream_mask=mask_of(given.value),
     )
@@ -133,7 +133,8 @@ def _with_token(
 ) -> Tool:
     place = _place(owner, oauth2)
     if secret is not None:
-        sealed, mask = keyring.seal(secret, place), mask_of(secret)
+        before = stored.upstream_oauth2 if stored else None
+        sealed, mask = keyring.sealed(secret, place, before.secret if before else None), mask_of(secret)
     else:
         sealed, mask = _stored_secret(oauth2, stored, place, keyring)
     return replace(

@@ -1,5 +1,6 @@
 """Tools, policies, switches, keys and agents: the Directory port."""
 
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -16,6 +17,7 @@ from interlock.policy.model import (
     Tool,
     VersionedPolicy,
 )
+from interlock.policy.ports import ToolChange
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json, policy_to_json, tool_from_json, tool_to_json
@@ -65,18 +67,35 @@ class RedisDirectory:
     async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]:
         if not scopes:
             return []
-        commands = [("HMGET", keys.of_agent(scope, "config"), "version", "policy") for scope in scopes]
+        commands = [("HMGET", keys.of_agent(scope, "config"), "version", "policy", "managed_by") for scope in scopes]
         replies = await self._redis.ask("policies", *commands)
-        return [policy_from_json(int(version or 0), raw) for version, raw in replies]
+        return [
+            replace(policy_from_json(int(version or 0), raw), managed_by=(owner or b"").decode())
+            for version, raw, owner in replies
+        ]
 
-    async def put_policy(self, scope: Scope, policy: VersionedPolicy, facts: str) -> int:
+    async def put_policy(
+        self,
+        scope: Scope,
+        policy: VersionedPolicy,
+        facts: str,
+        *,
+        managed_by: str | None = None,
+        replaces: int | None = None,
+    ) -> int:
         if policy.policy is None:
             raise ValueError("there is no policy to put")
-        at = _config_keys(scope)
-        args: list[str | int] = [policy_to_json(policy.policy), facts, self._trails.backlog_cap]
-        version = int((await self._redis.run("put_policy", at, args))[0])
+        document, cap = policy_to_json(policy.policy), self._trails.backlog_cap
+        args: list[str | int] = [document, facts, cap, _or_any(managed_by), _or_any(replaces)]
+        version = int((await self._redis.run("put_policy", _config_keys(scope), args))[0])
         self._trails.grew(scope)
         return version
+
+    async def delete_policy(self, scope: Scope, facts: str, *, replaces: int | None = None) -> int | None:
+        args: list[str | int] = [facts, self._trails.backlog_cap, _or_any(replaces)]
+        version = int((await self._redis.run("delete_policy", _config_keys(scope), args))[0])
+        self._trails.grew(scope)
+        return None if version < 0 else version
 
     async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch:
         args: list[str | int] = [int(switch.pulled), switch.reason, facts, self._trails.backlog_cap]
@@ -90,12 +109,12 @@ class RedisDirectory:
         return Switch(off == b"1", (reason or b"").decode(), int(since or 0))
 
     async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
-        expected = tool_to_json(replaces) if replaces else ""
-        reply = await self._redis.run(
-            "put_tool", _tool_keys(namespace), [_field(tool.scope_id, tool.name), tool_to_json(tool), expected]
-        )
-        revision = int(reply[0])
+        revision = await self.change_tools(namespace, [ToolChange(replaces, tool)])
         return replace(tool, revision=revision) if revision else None
+
+    async def change_tools(self, namespace: str, changes: Sequence[ToolChange]) -> int | None:
+        reply = await self._redis.run("change_tools", _tool_keys(namespace), [json.dumps([*map(_change, changes)])])
+        return int(reply[0]) or None
 
     async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool:
         reply = await self._redis.run("delete_tool", _tool_keys(namespace), [_field(scope_id, name)])
@@ -175,6 +194,19 @@ def _field(scope_id: str, name: str) -> str:
 
 def _namespace_is(namespace: str) -> Command:
     return ("SADD", keys.of_namespace(keys.WORLD, "namespaces"), namespace)
+
+
+def _change(change: ToolChange) -> tuple[str, str, str]:
+    """A change as the script takes it. A tool is known by its revision: its text may be an older version's."""
+    named = change.after or change.before
+    if named is None:
+        raise ValueError("a change of a tool names none")
+    after = "" if change.after is None else "=" if change.after is change.before else tool_to_json(change.after)
+    return _field(named.scope_id, named.name), str(change.before.revision if change.before else 0), after
+
+
+def _or_any(value: str | int | None) -> str | int:
+    return "*" if value is None else value
 
 
 def _tool_keys(namespace: str) -> list[str]:

@@ -4,7 +4,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
-| `config`       | hash   | policy, its version, the agent's kill switch   | until changed                      |
+| `config`       | hash   | policy, version, owner; the agent's kill switch | until changed                      |
 | `state`        | hash   | seq, fence, clock, exported, folding           | 400 days after the last event      |
 | `call:<key>`   | hash   | the record of one key                          | see below                          |
 | `open`         | zset   | keys running or unknown, by end of lease       | a member until it is settled       |

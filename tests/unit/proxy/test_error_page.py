@@ -20,6 +20,7 @@ KINDS = {"InvalidRequest": Kind.INVALID, "Unauthenticated": Kind.UNAUTHENTICATED
 ADMIN_ONLY = {
     "invalid_tool", "invalid_policy", "invalid_role", "tool_changing", "policy_not_found", "key_not_found",
     "call_not_found", "call_not_open", "invalid_cursor", "too_many_followers",
+    "managed_by_another", "configuration_changing",
 }  # fmt: skip
 
 

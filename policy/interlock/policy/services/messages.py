@@ -255,6 +255,7 @@ def tool_message(tool: Tool) -> admin_pb2.Tool:
         reconcile_url=tool.reconcile_url,
         reconcile_deadline_s=tool.reconcile_deadline_s,
         reconcile_timeout_ms=tool.reconcile_timeout_ms,
+        managed_by=tool.managed_by,
     )
 
 
@@ -284,7 +285,9 @@ def agent_policy_message(agent_id: str, versioned: VersionedPolicy) -> admin_pb2
         ],
         on_anomaly=policy.on_anomaly,
     )
-    return admin_pb2.AgentPolicy(agent_id=agent_id, policy=message, version=versioned.version)
+    return admin_pb2.AgentPolicy(
+        agent_id=agent_id, policy=message, version=versioned.version, managed_by=versioned.managed_by
+    )
 
 
 def agent_status(agent_id: str, switch: Switch) -> admin_pb2.AgentStatus:

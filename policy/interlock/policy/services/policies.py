@@ -34,12 +34,22 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         return agent_policy_message(scope.agent_id, stored)
 
     @rpc
+    async def DeletePolicy(self, request: pb.AgentRef, caller: Caller) -> pb.DeletePolicyResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.managed_agent(identity, request.agent_id)
+        version = await self._directory.delete_policy(scope, json.dumps({"key_id": identity.key_id}))
+        if not version:
+            raise _not_found()
+        self._knowledge.learn(scope, VersionedPolicy(None, version))
+        return pb.DeletePolicyResponse()
+
+    @rpc
     async def GetPolicy(self, request: pb.AgentRef, caller: Caller) -> pb.AgentPolicy:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         scope = access.readable_agent(identity, request.agent_id)
         policy = await self._directory.policy(scope)
         if policy.policy is None:
-            raise NotFoundError("policy_not_found", "this agent has no policy of its own")
+            raise _not_found()
         return agent_policy_message(scope.agent_id, policy)
 
     @rpc
@@ -51,3 +61,7 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         return pb.ListPoliciesResponse(
             policies=[agent_policy_message(scope.agent_id, policy) for scope, policy in found if policy.policy]
         )
+
+
+def _not_found() -> NotFoundError:
+    return NotFoundError("policy_not_found", "this agent has no policy of its own")

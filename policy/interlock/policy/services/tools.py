@@ -1,6 +1,7 @@
 """The Tools service."""
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import structlog
@@ -44,7 +45,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
     async def PutTool(self, request: pb.PutToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.OPERATOR)
-        secrets = _secrets_of(request)
+        secrets = secrets_of(request)
         wanted = tool_of(request.tool)
         self._check(wanted, secrets)
         put = await self._put(identity.namespace, wanted, secrets)
@@ -100,7 +101,8 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
             sealed = tools.with_secrets(
                 wanted, secrets, stored, namespace=namespace, keyring=self._keyring, now_ms=_now_ms()
             )
-            put = await self._directory.put_tool(namespace, sealed, stored)
+            owned = replace(sealed, managed_by=stored.managed_by if stored else "")
+            put = await self._directory.put_tool(namespace, owned, stored)
             if put is not None:
                 return put
         raise _contended()
@@ -153,7 +155,8 @@ def tool_of(message: pb.Tool) -> Tool:
     )
 
 
-def _secrets_of(request: pb.PutToolRequest) -> tools.Secrets:
+def secrets_of(request: pb.PutToolRequest) -> tools.Secrets:
+    """The secrets that come with a tool."""
     return tools.Secrets(
         signing=request.secret if request.HasField("secret") else None,
         grace_s=request.secret_grace_s if request.HasField("secret_grace_s") else tools.DEFAULT_GRACE_S,

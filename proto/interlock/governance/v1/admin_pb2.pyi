@@ -86,6 +86,7 @@ class Tool(_message.Message):
     UPSTREAM_HEADER_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     UPDATED_AT_MS_FIELD_NUMBER: _builtins.int
+    MANAGED_BY_FIELD_NUMBER: _builtins.int
     UPSTREAM_OAUTH2_FIELD_NUMBER: _builtins.int
     UPSTREAM_MASK_FIELD_NUMBER: _builtins.int
     ON_GOVERNANCE_FAILURE_FIELD_NUMBER: _builtins.int
@@ -135,6 +136,8 @@ class Tool(_message.Message):
     """Changes with every change."""
     updated_at_ms: _builtins.int
     """Unix ms."""
+    managed_by: _builtins.str
+    """Output only: who applied it from a file, see Configuration."""
     upstream_mask: _builtins.str
     """The last four characters of the credential's secret behind dots."""
     on_governance_failure: _governance_pb2.OnGovernanceFailure.ValueType
@@ -185,6 +188,7 @@ class Tool(_message.Message):
         upstream_header: _builtins.str = ...,
         revision: _builtins.int = ...,
         updated_at_ms: _builtins.int = ...,
+        managed_by: _builtins.str = ...,
         upstream_oauth2: _governance_pb2.OAuth2ClientCredentials | None = ...,
         upstream_mask: _builtins.str = ...,
         on_governance_failure: _governance_pb2.OnGovernanceFailure.ValueType = ...,
@@ -195,7 +199,7 @@ class Tool(_message.Message):
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ttl_s", b"dedup_ttl_s", "enabled", b"enabled", "max_retries", b"max_retries", "open_max_calls_per_minute", b"open_max_calls_per_minute", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "replay_max_bytes", b"replay_max_bytes", "timeout_ms", b"timeout_ms", "upstream_oauth2", b"upstream_oauth2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "upstream_mask", b"upstream_mask", "upstream_oauth2", b"upstream_oauth2", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "managed_by", b"managed_by", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "upstream_mask", b"upstream_mask", "upstream_oauth2", b"upstream_oauth2", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedup_ttl_s: _TypeAlias = _typing.Literal["dedup_ttl_s"]  # noqa: Y015
     _WhichOneofArgType__dedup_ttl_s: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s"]  # noqa: Y015
@@ -546,10 +550,13 @@ class AgentPolicy(_message.Message):
     AGENT_ID_FIELD_NUMBER: _builtins.int
     POLICY_FIELD_NUMBER: _builtins.int
     VERSION_FIELD_NUMBER: _builtins.int
+    MANAGED_BY_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent."""
     version: _builtins.int
     """Grows with each change."""
+    managed_by: _builtins.str
+    """Output only: who applied it from a file, see Configuration."""
     @_builtins.property
     def policy(self) -> Global___Policy:
         """Its policy."""
@@ -560,14 +567,32 @@ class AgentPolicy(_message.Message):
         agent_id: _builtins.str = ...,
         policy: Global___Policy | None = ...,
         version: _builtins.int = ...,
+        managed_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["policy", b"policy"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "policy", b"policy", "version", b"version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "managed_by", b"managed_by", "policy", b"policy", "version", b"version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AgentPolicy: _TypeAlias = AgentPolicy  # noqa: Y015
+
+@_typing.final
+class DeletePolicyResponse(_message.Message):
+    """A policy was deleted."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    def __init__(
+        self,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___DeletePolicyResponse: _TypeAlias = DeletePolicyResponse  # noqa: Y015
 
 @_typing.final
 class AgentRef(_message.Message):

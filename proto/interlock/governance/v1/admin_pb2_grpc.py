@@ -302,6 +302,11 @@ class PoliciesStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
                 _registered_method=True)
+        self.DeletePolicy = channel.unary_unary(
+                '/interlock.governance.v1.Policies/DeletePolicy',
+                request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.DeletePolicyResponse.FromString,
+                _registered_method=True)
 
 
 class PoliciesServicer:
@@ -329,6 +334,13 @@ class PoliciesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def DeletePolicy(self, request, context):
+        """Deletes an agent's policy: the default holds for its very next decision. Errors: `policy_not_found`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_PoliciesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -346,6 +358,11 @@ def add_PoliciesServicer_to_server(servicer, server):
                     servicer.ListPolicies,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListPoliciesRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListPoliciesResponse.SerializeToString,
+            ),
+            'DeletePolicy': grpc.unary_unary_rpc_method_handler(
+                    servicer.DeletePolicy,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.DeletePolicyResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -430,6 +447,33 @@ class Policies:
             '/interlock.governance.v1.Policies/ListPolicies',
             interlock_dot_governance_dot_v1_dot_admin__pb2.ListPoliciesRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_admin__pb2.ListPoliciesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def DeletePolicy(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Policies/DeletePolicy',
+            interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_admin__pb2.DeletePolicyResponse.FromString,
             options,
             channel_credentials,
             insecure,

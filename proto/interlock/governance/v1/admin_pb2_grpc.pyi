@@ -122,6 +122,8 @@ class PoliciesStub:
     """Errors: `policy_not_found`."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
     """The namespace's policies, by agent."""
+    DeletePolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AgentRef, _admin_pb2.DeletePolicyResponse]
+    """Deletes an agent's policy: the default holds for its very next decision. Errors: `policy_not_found`."""
 
 @_typing.type_check_only
 class PoliciesAsyncStub(PoliciesStub):
@@ -134,6 +136,8 @@ class PoliciesAsyncStub(PoliciesStub):
     """Errors: `policy_not_found`."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
     """The namespace's policies, by agent."""
+    DeletePolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.AgentRef, _admin_pb2.DeletePolicyResponse]  # type: ignore[assignment]
+    """Deletes an agent's policy: the default holds for its very next decision. Errors: `policy_not_found`."""
 
 class PoliciesServicer(metaclass=_abc_1.ABCMeta):
     """What each agent may do. Changing needs `operator`."""
@@ -161,6 +165,14 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListPoliciesResponse, _abc.Awaitable[_admin_pb2.ListPoliciesResponse]]:
         """The namespace's policies, by agent."""
+
+    @_abc_1.abstractmethod
+    def DeletePolicy(
+        self,
+        request: _admin_pb2.AgentRef,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.DeletePolicyResponse, _abc.Awaitable[_admin_pb2.DeletePolicyResponse]]:
+        """Deletes an agent's policy: the default holds for its very next decision. Errors: `policy_not_found`."""
 
 def add_PoliciesServicer_to_server(servicer: PoliciesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

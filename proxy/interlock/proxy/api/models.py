@@ -88,6 +88,13 @@ HeaderName = Annotated[
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Reason = Annotated[str, StringConstraints(max_length=512)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:/-]{1,128}$")]
+Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,63}$")]
+ToolKey = Annotated[
+    str,
+    StringConstraints(pattern=r"^(agent:[A-Za-z0-9_.@:-]{1,128}/)?[a-zA-Z0-9_.:-]{1,128}$"),
+    AfterValidator(_no_dots),
+]
 PriceUsd = Annotated[Decimal, Field(ge=0, le=MAX_PRICE_USD), BeforeValidator(_number)]
 DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number)]
 
@@ -119,7 +126,7 @@ class Known(BaseModel):
 class Body(Known):
     """A JSON body: types as written, nothing unknown."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, use_attribute_docstrings=True)
 
 
 class Query(Known):
@@ -129,27 +136,41 @@ class Query(Known):
 
 
 class ToolAuth(Body):
+    """How calls are signed."""
+
     type: Literal["hmac_sha256"] = "hmac_sha256"
+    """Every signature is an HMAC with SHA-256."""
     secret: Annotated[SecretStr, Field(min_length=8, max_length=1024)]
+    """Signs; as `whsec_…` its decoded value does for Standard Webhooks."""
     grace_s: Annotated[int, Field(ge=0, le=604_800)] | None = None
+    """How long a replaced secret goes on signing beside this one, s; 86400 if left out."""
 
 
 class Dedup(Body):
+    """What makes two calls the same."""
+
     mode: Literal["derived", "header", "off"] | None = None
+    """Their content, their `Idempotency-Key`, or nothing; left out: off for GET, HEAD and `read_only`, else derived."""
     ttl_s: Annotated[int, Field(ge=1, le=2_592_000)] | None = None
+    """How long a success is replayed, from its settlement, s; 86400 if left out."""
     ignore: Annotated[
         list[Annotated[str, StringConstraints(min_length=1, max_length=128)]],
         Field(max_length=MAX_IGNORED, fail_fast=True),
     ] = []
+    """Top-level fields of JSON arguments that make no difference."""
     run_id: Literal["tracing", "argument"] = "tracing"
+    """Whether `args.run_id` on `/v1/ai/run` names the run alone, or is an argument."""
 
 
 class HeaderCredential(Body):
     """A value that every request to the tool bears in one header field."""
 
     type: Literal["header"] = "header"
+    """A header with a value that is kept."""
     header: HeaderName
+    """Its name."""
     value: Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_credential_value)]
+    """Its value."""
 
 
 class OAuth2Credential(Body):
@@ -159,17 +180,27 @@ class OAuth2Credential(Body):
     """
 
     type: Literal["oauth2_client_credentials"]
+    """A token that is fetched."""
     token_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """Where; https, or http on loopback."""
     client_id: Annotated[str, StringConstraints(min_length=1, max_length=1024, pattern=_VISIBLE)]
+    """Whose token."""
     client_secret: (
         Annotated[SecretStr, Field(min_length=1, max_length=4096), AfterValidator(_visible_secret)] | None
     ) = None
+    """What proves that it is that client; left out, it is the one that is stored for this client and token URL."""
     scope: TokenText = ""
+    """What the token is to reach, if the endpoint is to be told."""
     audience: TokenText = ""
+    """For whom the token is, if the endpoint is to be told."""
     auth_style: Literal["basic", "post"] = "basic"
+    """Whether the client's secret stands in Authorization, or in the body."""
     header: HeaderName = "Authorization"
+    """The header field that the tool is sent the token in."""
     scheme: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9!#$%&'*+.^_`|~-]{0,64}$")] = "Bearer"
+    """Stands before the token; empty for nothing."""
     params: Annotated[dict[TokenText, TokenText], Field(max_length=16)] = {}
+    """Further parameters for the endpoint."""
 
 
 class _CredentialType(Body):
@@ -188,30 +219,55 @@ def _credential_of_type(value: object) -> object:
 UpstreamCredential = Annotated[HeaderCredential | OAuth2Credential, BeforeValidator(_credential_of_type)]
 
 
-class ToolBody(Body):
-    """A tool to create or replace. Secrets left out keep what is stored; `upstream_credential: null` removes it."""
+class ToolFields(Body):
+    """What a tool is, but for its name. Secrets left out stay as stored; `upstream_credential: null` removes it."""
+
+    scope_id: ScopeId = "global"
+    """`global`, or `agent:ID` for an agent's own tool, which hides the global one of its name."""
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    """Where it listens: http or https."""
+    auth: Annotated[ToolAuth | None, BeforeValidator(_not_null)] = None
+    """How calls are signed; left out, they are as before, and new tools get calls without signatures."""
+    timeout_ms: Annotated[int, Field(ge=250, le=120_000)] | None = None
+    """Time until an answer's head is there, then between two pieces of its body, ms; 15000 if left out."""
+    max_retries: Annotated[int, Field(ge=0, le=10)] | None = None
+    """Further tries inside one call; 2 if left out."""
+    enabled: bool | None = None
+    """False pulls the tool's kill switch."""
+    description: Annotated[str, StringConstraints(max_length=512)] | None = None
+    """For people."""
+    methods: Annotated[list[Method], Field(min_length=1, max_length=MAX_IGNORED, fail_fast=True)] | None = None
+    """The methods that it takes; POST if left out."""
+    subpaths: bool = False
+    """Whether agents may name paths below the tool's own."""
+    dedup: Dedup = Dedup()
+    """What makes two calls the same."""
+    on_ambiguous: Literal["retry", "hold"] = "retry"
+    """After a try that may have happened: try again, or hold until somebody says what did."""
+    read_only: bool = False
+    """Its calls change nothing."""
+    risk: Literal["low", "medium", "high"] = "low"
+    """Told beside each decision."""
+    upstream_credential: UpstreamCredential | None = None
+    """A credential that the tool is sent and no agent sees."""
+    replay_max_bytes: Annotated[int, Field(ge=0, le=1_048_576)] | None = None
+    """A larger answer is not kept, and a retry is told so; 65536 if left out."""
+    on_governance_failure: Literal["closed", "open"] = "closed"
+    """When nobody can judge a call: refuse it, or (reads) let a few through."""
+    open_max_calls_per_minute: Annotated[int, Field(ge=1, le=1_000)] | None = None
+    """With `on_governance_failure: open`, so many a minute at each sidecar; 10 if left out."""
+    reconcile_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = None
+    """Asked what became of a call of unknown outcome; needs `on_ambiguous: hold`."""
+    reconcile_deadline_s: Annotated[int, Field(ge=60, le=2_592_000)] | None = None
+    """From the call's first try, s; after that an operator decides; 86400 if left out."""
+    reconcile_timeout_ms: Annotated[int, Field(ge=250, le=30_000)] | None = None
+    """Time for one answer of it, ms; 5000 if left out."""
+
+
+class ToolBody(ToolFields):
+    """A tool to create or replace."""
 
     name: ToolName
-    scope_id: ScopeId = "global"
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    auth: Annotated[ToolAuth | None, BeforeValidator(_not_null)] = None
-    timeout_ms: Annotated[int, Field(ge=250, le=120_000)] | None = None
-    max_retries: Annotated[int, Field(ge=0, le=10)] | None = None
-    enabled: bool | None = None
-    description: Annotated[str, StringConstraints(max_length=512)] | None = None
-    methods: Annotated[list[Method], Field(min_length=1, max_length=MAX_IGNORED, fail_fast=True)] | None = None
-    subpaths: bool = False
-    dedup: Dedup = Dedup()
-    on_ambiguous: Literal["retry", "hold"] = "retry"
-    read_only: bool = False
-    risk: Literal["low", "medium", "high"] = "low"
-    upstream_credential: UpstreamCredential | None = None
-    replay_max_bytes: Annotated[int, Field(ge=0, le=1_048_576)] | None = None
-    on_governance_failure: Literal["closed", "open"] = "closed"
-    open_max_calls_per_minute: Annotated[int, Field(ge=1, le=1_000)] | None = None
-    reconcile_url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = None
-    reconcile_deadline_s: Annotated[int, Field(ge=60, le=2_592_000)] | None = None
-    reconcile_timeout_ms: Annotated[int, Field(ge=250, le=30_000)] | None = None
 
 
 class ToggleBody(Body):
@@ -223,21 +279,52 @@ class ScopeQuery(Query):
 
 
 class PricingRule(Body):
+    """What a call costs."""
+
     tool: ToolGlob
+    """A tool's name, or a `*` glob; of those that match, the highest price holds."""
     price_usd: PriceUsd
+    """US dollars a call."""
 
 
 class PolicyBody(Body):
     """What an agent may do. Null is the same as absent, as the stock client has it."""
 
     agent_id: AgentId | None = None
+    """The agent, which is that of the path or the key."""
     allowed_tools: Entries[ToolGlob] | None = None
+    """Names or `*` globs; left out: all that is not blocked, empty: nothing."""
     blocked_tools: Entries[ToolGlob] | None = None
+    """Names or `*` globs; block beats allow."""
     max_actions_per_hour: Count | None = None
+    """In any rolling hour; no limit if left out."""
     max_spend_usd_per_day: DayUsd | None = None
+    """US dollars in a UTC day; no limit if left out."""
     max_calls_per_tool: Annotated[dict[ToolGlob, Count], BeforeValidator(_for_every_tool)] | None = None
+    """In a UTC day, by name or `*` glob (the most exact holds), or one number for each tool."""
     pricing_rules: Entries[PricingRule] | None = None
+    """What calls cost."""
     on_anomaly: Literal["alert", "disable"] | None = None
+    """Kept for the anomaly detector."""
+
+
+class ApplyBody(Body):
+    """Tools (`NAME` or `agent:ID/NAME`) and policies (by agent) as they are to be."""
+
+    owner: Owner | None = None
+    """Who manages them. Left out: nobody, and nothing is pruned."""
+    namespace: Namespace | None = None
+    """The key's, which is the only one it reaches."""
+    tools: Annotated[dict[ToolKey, ToolFields], Field(max_length=MAX_ENTRIES)] = {}
+    """Tools by name."""
+    policies: Annotated[dict[AgentId, PolicyBody], Field(max_length=MAX_ENTRIES)] = {}
+    """Policies by agent."""
+    dry_run: bool = False
+    """Only say what would change."""
+    prune: bool = True
+    """Delete what the owner manages and is not here."""
+    force: bool = False
+    """Take over what others manage."""
 
 
 class ReasonBody(Body):

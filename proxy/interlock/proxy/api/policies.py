@@ -24,6 +24,11 @@ async def show(visit: Visit) -> object:
     return agent_policy_json(await visit.ask(visit.api.policies.GetPolicy, asked))
 
 
+async def delete(visit: Visit) -> object:
+    await visit.ask(visit.api.policies.DeletePolicy, pb.AgentRef(agent_id=visit.path("agent_id", AGENT_ID)))
+    return {"ok": True, "deleted": True}
+
+
 async def show_all(visit: Visit) -> object:
     held = await visit.ask(visit.api.policies.ListPolicies, pb.ListPoliciesRequest())
     return [agent_policy_json(policy) for policy in held.policies]
@@ -47,8 +52,9 @@ def policy_of(body: PolicyBody) -> pb.Policy:
 
 
 def agent_policy_json(held: pb.AgentPolicy) -> dict[str, object]:
-    """`{agent_id, policy}`; a limit that is not set is absent from the policy."""
-    return {"agent_id": held.agent_id, "policy": dict(_fields(held.policy))}
+    """`{agent_id, policy}`, and `managed_by` if somebody does; a limit that is not set is absent from the policy."""
+    managed = {"managed_by": held.managed_by} if held.managed_by else {}
+    return {"agent_id": held.agent_id, "policy": dict(_fields(held.policy)), **managed}
 
 
 def _fields(policy: pb.Policy) -> Iterator[tuple[str, object]]:

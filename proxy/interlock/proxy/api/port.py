@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Self
 from grpc import aio
 
 from interlock.governance.v1 import admin_pb2_grpc as rpc
+from interlock.governance.v1 import configuration_pb2_grpc
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.settings import KiB
@@ -21,6 +22,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
         SwitchesAsyncStub,
         ToolsAsyncStub,
     )
+    from interlock.governance.v1.configuration_pb2_grpc import ConfigurationAsyncStub
 
 
 MAX_BODY_BYTES = 256 * KiB
@@ -41,9 +43,11 @@ class Api:
     keys: "KeysAsyncStub"
     calls: "CallsAsyncStub"
     audit: "AuditAsyncStub"
+    configuration: "ConfigurationAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
     max_body_bytes: int
+    max_apply_bytes: int
     timeout_s: float
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -66,8 +70,10 @@ class Api:
             keys=rpc.KeysStub(channel),
             calls=rpc.CallsStub(channel),
             audit=rpc.AuditStub(channel),
+            configuration=configuration_pb2_grpc.ConfigurationStub(channel),
             destinations=destinations,
             bodies=bodies,
             max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),
+            max_apply_bytes=max_body_bytes,
             timeout_s=timeout_s,
         )

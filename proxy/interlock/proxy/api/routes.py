@@ -6,7 +6,7 @@ from functools import partial
 
 from aiohttp import web
 
-from interlock.proxy.api import agents, audit, calls, following, keys, policies, switches, tools
+from interlock.proxy.api import agents, apply, audit, calls, following, keys, policies, switches, tools
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.stages.intercept import bearer_key
@@ -32,6 +32,8 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
     ("GET", "/v1/agents/{agent_id}/logs", agents.logs),
     ("GET", "/v1/agents/{agent_id}/metrics", agents.metrics),
     # Ours, beside the contract.
+    ("POST", "/v1/apply", apply.apply),
+    ("DELETE", "/v1/policies/{agent_id}", policies.delete),
     ("POST", "/v1/keys", keys.create),
     ("GET", "/v1/keys", keys.show_all),
     ("DELETE", "/v1/keys/{key_id}", keys.revoke),

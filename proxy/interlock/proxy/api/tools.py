@@ -11,9 +11,11 @@ from interlock.proxy.api.models import (
     ScopeQuery,
     ToggleBody,
     ToolBody,
+    ToolFields,
 )
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
+from interlock.proxy.destinations import Destinations
 
 DEDUP = {
     "derived": governance.DEDUP_MODE_DERIVED,
@@ -37,13 +39,7 @@ DEDUP_NAMES = {mode: name for name, mode in DEDUP.items()}
 
 async def put(visit: Visit) -> object:
     body = await visit.body(ToolBody)
-    visit.api.destinations.check_url(body.url)
-    if body.reconcile_url is not None:
-        visit.api.destinations.check_url(body.reconcile_url, field="reconcile_url", schemes=HTTP_SCHEMES)
-    if isinstance(body.upstream_credential, OAuth2Credential):
-        visit.api.destinations.check_url(
-            body.upstream_credential.token_url, field="upstream_credential.token_url", schemes=HTTP_SCHEMES
-        )
+    check_destinations(visit.api.destinations, body)
     return tool_json(await visit.ask(visit.api.tools.PutTool, put_request(body)))
 
 
@@ -65,6 +61,16 @@ async def toggle(visit: Visit) -> object:
     enabled = (await visit.body(ToggleBody)).enabled
     asked = pb.ToggleToolRequest(ref=_ref(visit), enabled=enabled)
     return tool_json(await visit.ask(visit.api.tools.ToggleTool, asked))
+
+
+def check_destinations(destinations: Destinations, body: ToolFields) -> None:
+    """Errors: InvalidRequestError `destination_refused`, whose `field` is one of the tool's."""
+    destinations.check_url(body.url)
+    if body.reconcile_url is not None:
+        destinations.check_url(body.reconcile_url, field="reconcile_url", schemes=HTTP_SCHEMES)
+    if isinstance(body.upstream_credential, OAuth2Credential):
+        token_url = body.upstream_credential.token_url
+        destinations.check_url(token_url, field="upstream_credential.token_url", schemes=HTTP_SCHEMES)
 
 
 def put_request(body: ToolBody) -> pb.PutToolRequest:
@@ -125,6 +131,7 @@ def tool_json(tool: pb.Tool) -> dict[str, object]:
         "reconcile_url": tool.reconcile_url or None,
         "reconcile_deadline_s": tool.reconcile_deadline_s,
         "reconcile_timeout_ms": tool.reconcile_timeout_ms,
+        "managed_by": tool.managed_by or None,
         "revision": tool.revision,
         "updated_at": rfc3339(tool.updated_at_ms),
     }

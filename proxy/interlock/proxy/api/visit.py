@@ -33,14 +33,16 @@ class Visit:
     request: web.Request
     credential: str
 
-    async def ask(self, rpc: UnaryUnaryMultiCallable[Question, Answer], question: Question) -> Answer:
+    async def ask(
+        self, rpc: UnaryUnaryMultiCallable[Question, Answer], question: Question, timeout_s: float | None = None
+    ) -> Answer:
         """Asks the engine in the caller's name. Raises AioRpcError, which `v1_errors` translates."""
         metadata = (("authorization", f"Bearer {self.credential}"),)
-        return await rpc(question, metadata=metadata, timeout=self.api.timeout_s)
+        return await rpc(question, metadata=metadata, timeout=timeout_s or self.api.timeout_s)
 
-    async def body(self, model: type[Model]) -> Model:
+    async def body(self, model: type[Model], max_bytes: int | None = None) -> Model:
         """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError, `busy`."""
-        raw = await read_body(self.request, self.api.max_body_bytes)
+        raw = await read_body(self.request, max_bytes or self.api.max_body_bytes)
         return await self.api.bodies.read(raw, self.credential, partial(_judged, model, raw))
 
     def query(self, model: type[Model]) -> Model:

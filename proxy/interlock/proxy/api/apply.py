@@ -1,0 +1,116 @@
+"""`/v1/apply`: tools and policies as a whole, as a file has them."""
+
+from collections.abc import Iterator, Mapping
+
+from interlock.governance.errors import InvalidRequestError
+from interlock.governance.v1 import admin_pb2 as pb
+from interlock.governance.v1 import configuration_pb2
+from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
+from interlock.proxy.api.models import ApplyBody, PolicyBody, ToolBody, ToolFields
+from interlock.proxy.api.policies import agent_policy_json, policy_of
+from interlock.proxy.api.tools import check_destinations, put_request, tool_json
+from interlock.proxy.api.visit import Visit
+
+TIMEOUT_S = 30.0
+"""A thousand policies are a thousand steps."""
+PREFIX = "CHANGE_ACTION_"
+_NO_NEWS = ("name", "scope_id", "revision", "updated_at", "has_secret", "secret_id", "secret_mask")
+"""Fields of a tool that name it, or follow from others; of secrets it is said that they change, and no more."""
+
+Fields = Mapping[str, object]
+
+
+async def apply(visit: Visit) -> object:
+    body = await visit.body(ApplyBody, visit.api.max_apply_bytes)
+    for key, fields in body.tools.items():
+        try:
+            check_destinations(visit.api.destinations, fields)
+        except InvalidRequestError as error:
+            raise _invalid(("tools", key, *error.metadata["field"].split(".")), error.message) from None
+    answer = await visit.ask(visit.api.configuration.Apply, apply_request(body), TIMEOUT_S)
+    return apply_json(answer, dry_run=body.dry_run)
+
+
+def apply_request(body: ApplyBody) -> configuration_pb2.ApplyRequest:
+    """A validated body as the engine takes it. Raises InvalidFieldsError if a name is not that of its key."""
+    return configuration_pb2.ApplyRequest(
+        owner=body.owner or "",
+        namespace=body.namespace or "",
+        tools=[put_request(tool_body(key, fields)) for key, fields in body.tools.items()],
+        policies=[
+            pb.PutPolicyRequest(agent_id=agent_id, policy=policy_of(_of(agent_id, policy)))
+            for agent_id, policy in body.policies.items()
+        ],
+        dry_run=body.dry_run,
+        prune=body.prune,
+        force=body.force,
+    )
+
+
+def tool_body(key: str, fields: ToolFields) -> ToolBody:
+    """The tool under a key, `NAME` or `agent:ID/NAME`. Raises InvalidFieldsError if its scope is given as another."""
+    scope_id, _, name = key.rpartition("/")
+    if scope_id and "scope_id" in fields.model_fields_set and fields.scope_id != scope_id:
+        raise _invalid(("tools", key, "scope_id"), "Input should be that of the key, or be left out")
+    given = {field: getattr(fields, field) for field in fields.model_fields_set}
+    return ToolBody.model_construct(
+        fields.model_fields_set, name=name, **given | ({"scope_id": scope_id} if scope_id else {})
+    )
+
+
+def apply_json(answer: configuration_pb2.ApplyResponse, *, dry_run: bool) -> dict[str, object]:
+    """What was, or in a dry run would be, changed."""
+    return {"dry_run": dry_run, "changes": [change_json(change) for change in answer.changes]}
+
+
+def change_json(change: configuration_pb2.Change) -> dict[str, object]:
+    """One tool or policy: what becomes of it, and each field that changes, as it was and as it will be."""
+    action = configuration_pb2.ChangeAction.Name(change.action).removeprefix(PREFIX).lower()
+    if change.HasField("policy_before") or change.HasField("policy_after"):
+        agent_id = change.policy_after.agent_id or change.policy_before.agent_id
+        before = _policy_fields(change.policy_before) if change.HasField("policy_before") else {}
+        after = _policy_fields(change.policy_after) if change.HasField("policy_after") else {}
+        return {"kind": "policy", "name": agent_id, "action": action, "fields": [*_differences(before, after)]}
+    tool = change.tool_after if change.HasField("tool_after") else change.tool_before
+    before = _tool_fields(change.tool_before) if change.HasField("tool_before") else {}
+    after = _tool_fields(change.tool_after) if change.HasField("tool_after") else {}
+    fields = [*_differences(before, after)]
+    if change.secret_changed:
+        fields.append({"field": "secret", "changed": True})
+    told = {"kind": "tool", "name": tool.name, "scope_id": tool.scope_id, "action": action, "fields": fields}
+    return told | ({"held_off": True} if change.held_off else {})
+
+
+def _differences(before: Fields, after: Fields) -> Iterator[dict[str, object]]:
+    """Field by field; none for what is deleted."""
+    for field in {**before, **after} if after else ():
+        if before.get(field) != after.get(field):
+            yield {"field": field, "before": before.get(field), "after": after.get(field)}
+
+
+def _tool_fields(tool: pb.Tool) -> Fields:
+    return _flat({field: value for field, value in tool_json(tool).items() if field not in _NO_NEWS})
+
+
+def _policy_fields(held: pb.AgentPolicy) -> Fields:
+    told = agent_policy_json(held)
+    return _flat({"policy": told["policy"], "managed_by": told.get("managed_by")}, strip="policy.")
+
+
+def _flat(fields: Fields, *, strip: str = "") -> Fields:
+    """`{"dedup": {"ttl_s": 60}}` as `{"dedup.ttl_s": 60}`."""
+    flat: dict[str, object] = {}
+    for name, value in fields.items():
+        below = _flat(value) if isinstance(value, dict) else None
+        flat |= {name: value} if below is None else {f"{name}.{inner}": held for inner, held in below.items()}
+    return {name.removeprefix(strip): value for name, value in flat.items()}
+
+
+def _of(agent_id: str, policy: PolicyBody) -> PolicyBody:
+    if policy.agent_id not in {None, agent_id}:
+        raise _invalid(("policies", agent_id, "agent_id"), "Input should be that of the key, or be left out")
+    return policy
+
+
+def _invalid(place: tuple[str, ...], message: str) -> InvalidFieldsError:
+    return InvalidFieldsError([InvalidField("invalid_request", ("body", *place), message)])
