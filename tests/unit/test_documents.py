@@ -17,7 +17,7 @@ from interlock.governance.errors import BY_KIND, DeniedError, Kind
 from interlock.policy import access
 from interlock.policy.model import Identity, Role
 from interlock.proxy.api.errors import answer_of
-from interlock.proxy.api.models import Dedup, PolicyBody, ToolBody
+from interlock.proxy.api.models import Dedup, OAuth2Credential, PolicyBody, ToolBody
 from interlock.proxy.api.routes import FOLLOW, TABLE
 from interlock.proxy.call import Decision
 from interlock.proxy.metrics import Metrics
@@ -30,6 +30,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "he
 HTTP, FOR_TOOLS, OPERATIONS, ERRORS = (
     (ROOT / "docs" / name).read_text() for name in ("http.md", "for-tools.md", "operations.md", "errors.md")
 )
+CREDENTIALS = (ROOT / "docs" / "credentials.md").read_text()
 ROUTE = re.compile(r"^\| (GET|POST|PUT|PATCH|DELETE) \| `([^`]+)` \| (\w+) \|", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
 HEADER = re.compile(r"[A-Z][A-Za-z0-9]*(-[A-Z][A-Za-z0-9]*)+")
@@ -205,6 +206,21 @@ def test_the_statuses_of_operators_routes_are_those_that_are_sent() -> None:
     assert {reason: int(status) for reason, status in rows} == {
         reason: answer_of(BY_KIND[kind](reason, "…")).status for reason, kind in KINDS.items()
     }
+
+
+# docs/credentials.md
+
+
+def test_the_tools_of_the_page_on_credentials_are_accepted() -> None:
+    found = re.findall(r"^```json\n(.*?)^```", CREDENTIALS, re.MULTILINE | re.DOTALL)
+    assert len(found) == 2
+    for tool in found:
+        ToolBody.model_validate_json(tool.replace("…", "x"))
+
+
+def test_each_field_of_a_token_credential_is_named() -> None:
+    told = first_cells(section(CREDENTIALS, "A token by OAuth 2.0"))
+    assert told == OAuth2Credential.model_fields.keys() - {"type"}
 
 
 # docs/for-tools.md: its snippets, run against what the sidecar sends.

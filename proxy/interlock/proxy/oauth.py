@@ -66,10 +66,10 @@ class Token:
 
 class NoTokenError(Exception):
     """There is no token. `reason` is `credential_unavailable`, or `credential_refused`, which the next try would meet
-    again; `retry_after_s` says when the endpoint will be asked again.
+    again; `retry_after_s` says when it is worth one.
     """
 
-    def __init__(self, reason: str, retry_after_s: float) -> None:
+    def __init__(self, reason: str, retry_after_s: float | None) -> None:
         super().__init__(reason)
         self.reason = reason
         self.retry_after_s = retry_after_s
@@ -148,7 +148,8 @@ class Tokens:
             return held  # it is renewed meanwhile
         fetched = await asyncio.shield(fetching) if fetching is not None else None
         if fetched is None:
-            raise NoTokenError(client.failed, max(0.0, client.rests_until - self._clock()))
+            rests_s = max(0.0, client.rests_until - self._clock())
+            raise NoTokenError(client.failed, rests_s if client.failed == UNAVAILABLE else None)
         return fetched
 
     async def instead_of(self, refused: Token, wanted: pb.OAuth2ClientCredentials, tool: str) -> Token | None:
