@@ -22,9 +22,11 @@ from interlock.proxy.credential import Credentials
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import BodyReader, LargeBodies
+from interlock.proxy.last_words import LastWords
 from interlock.proxy.listening import ConnectionLimits, bound, listen, most_connections
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.oauth import Tokens
+from interlock.proxy.outage import Outage
 from interlock.proxy.pipeline import Pipeline, stages_of
 from interlock.proxy.run_route import PATH as RUN_PATH
 from interlock.proxy.run_route import RunRoute
@@ -72,15 +74,18 @@ class Sidecar:
         self._closing.append(upstream.close)
         tokens = Tokens(upstream, self._metrics, timeout_s=self._settings.token_timeout_ms / 1000)
         self._closing.append(tokens.close)
-        spool = Spool(self._settings.spool_dir, engine.settle, self._metrics)
+        spool = Spool(self._settings.spool_dir, engine.deliver, self._metrics)
         await spool.start()
         self._closing.append(spool.close)
         abandoning = Abandoning(engine)
         self._closing.append(abandoning.close)
+        outage = Outage(spool, LastWords(self._settings.open_max_age_s), self._metrics)
         bodies = BodyReader()
         self._closing.append(bodies.close)
-        stages = stages_of(engine, upstream, Credentials(tokens), spool, abandoning, bodies.of_known, self._metrics)
-        self._pipeline = Pipeline(stages, self._metrics)
+        stages = stages_of(
+            engine, upstream, Credentials(tokens), spool, abandoning, outage, bodies.of_known, self._metrics
+        )
+        self._pipeline = Pipeline(stages, self._metrics, outage.ended)
         self._closing.append(self._pipeline.close)
         agent_app = self._agent_app(self._pipeline, destinations, bodies.of_strangers)
         self._closing.append(await listen(agent_app, agents, self._limits("agents")))

@@ -165,7 +165,10 @@ class Entrance(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call, as far as the stages have come with it."""
+    """One call, as far as the stages have come with it.
+
+    `degraded` says why the verdict is the sidecar's own, if it is: nobody could be asked.
+    """
 
     entrance: Entrance
     agent: Agent
@@ -178,6 +181,7 @@ class Call:
     draft: Draft = Draft()
     forwarded: Forwarded = Forwarded()
     settled: bool = False
+    degraded: str = ""
     began: float = field(default_factory=time.monotonic)
 
     @property
@@ -199,10 +203,10 @@ class Call:
     def held(self) -> bool:
         """Whether the same call is not let through again: it may have happened, and its tool must not repeat it."""
         ambiguous = self.executed and self.forwarded.outcome == pb.OUTCOME_AMBIGUOUS
-        return ambiguous and self.tool.on_ambiguous == pb.ON_AMBIGUOUS_HOLD and self._remembered
+        return ambiguous and self.tool.on_ambiguous == pb.ON_AMBIGUOUS_HOLD and self.repeatable
 
     @property
-    def _remembered(self) -> bool:
+    def repeatable(self) -> bool:
         """Whether the engine takes the same call for the same: what `DedupMode` says, unless the agent sent a key."""
         mode = self.tool.dedup_mode
         off = mode == pb.DEDUP_MODE_OFF

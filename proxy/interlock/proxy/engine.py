@@ -19,6 +19,7 @@ from interlock.proxy.breaker import Breaker
 from interlock.proxy.exchange import Exchange, LostAnswerError, is_engines_word
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.settings import EngineLink, TlsFiles
+from interlock.proxy.spool import Kept
 
 Metadata = tuple[tuple[str, str], ...]
 Request = TypeVar("Request")
@@ -87,6 +88,9 @@ class Unary:
     async def abandon(self, request: pb.AbandonRequest, within_s: float) -> pb.AbandonResponse:
         return await self._call(self._stub.Abandon, request, within_s)
 
+    async def record_degraded(self, request: pb.RecordDegradedRequest, within_s: float) -> pb.RecordDegradedResponse:
+        return await self._call(self._stub.RecordDegraded, request, within_s)
+
     async def close(self) -> None:
         """Nothing is kept open."""
 
@@ -133,6 +137,13 @@ class EngineClient:
 
     async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonResponse:
         return await self._ask("abandon", self._unary.abandon, request)
+
+    async def deliver(self, kept: Kept) -> None:
+        """Tells what the spool kept."""
+        if isinstance(kept, pb.SettleRequest):
+            await self.settle(kept)
+        else:
+            await self._ask("record_degraded", self._unary.record_degraded, _told_now(kept))
 
     async def wait(self, request: pb.AwaitRequest) -> pb.AwaitResponse:
         """Waits for another's call; not timed as a question, since waiting is what it is for."""
@@ -181,3 +192,11 @@ class EngineClient:
             self._metrics.engine_call(method, time.monotonic() - began)
         self._breaker.succeeded()
         return response
+
+
+def _told_now(record: pb.RecordDegradedRequest) -> pb.RecordDegradedRequest:
+    """How long ago it was is told by the clock that was looked at then: how far that is out does not matter."""
+    told = pb.RecordDegradedRequest()
+    told.CopyFrom(record)
+    told.told_at_ms = int(time.time() * 1000)
+    return told

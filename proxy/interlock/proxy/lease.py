@@ -19,6 +19,9 @@ log = structlog.get_logger()
 STREAM_RENEWAL_S = 1.0
 """How often a stream asks whether it may go on: so long a pulled switch takes to end it."""
 
+DEGRADED_STREAM_S = 300.0
+"""So long a stream goes on of which nobody can be asked whether it may."""
+
 
 class HeldLease:
     """An async context in which a permit is renewed every third of its lease. Most calls are over before the first."""
@@ -112,3 +115,32 @@ class HeldLease:
         stream, self._stream = self._stream, None
         if stream is not None and not stream.expired():
             stream.reschedule(asyncio.get_running_loop().time())
+
+
+class NoLease:
+    """In place of a lease, for a call that nobody could be asked for: nothing is renewed, and a stream has an end."""
+
+    def __init__(self) -> None:
+        self._over = False
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
+        """Nothing is held."""
+
+    def why_not(self) -> str:
+        """As of a lease."""
+        return "lease_lost" if self._over else ""
+
+    @asynccontextmanager
+    async def stream(self) -> AsyncIterator[asyncio.Timeout]:
+        """A stream, cut after `DEGRADED_STREAM_S`: TimeoutError."""
+        async with asyncio.timeout(DEGRADED_STREAM_S) as stream:
+            try:
+                yield stream
+            except asyncio.CancelledError:
+                self._over = True
+                raise

@@ -41,6 +41,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        degraded = Counter(
+            "interlock_degraded_calls_total",
+            "Calls let through unjudged, because nobody could be asked.",
+            ["tool"],
+            registry=registry,
+        )
         refused = Counter(
             "interlock_connections_refused_total",
             "Connections closed at once, because too many were open.",
@@ -58,12 +64,13 @@ class Metrics:
         self._in_flight = cache(in_flight.labels)
         self._settle_failures = cache(failures.labels)
         self._token_fetches = cache(fetches.labels)
+        self._degraded = cache(degraded.labels)
         self._connections_refused = cache(refused.labels)
         self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
         self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
         self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
         self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
-        self._spool = Gauge("interlock_spool_depth", "Settlements waiting on disk to be delivered.", registry=registry)
+        self._spool = Gauge("interlock_spool_depth", "What waits on disk to be told to the engine.", registry=registry)
         Info("interlock_build", "The program that runs.", registry=registry).info(
             {"version": version("interlock"), "python": platform.python_version()}
         )
@@ -71,6 +78,10 @@ class Metrics:
     def decided(self, verdict: str, reason: str, tool: str, agent: str = "") -> None:
         """A call was judged, by the engine or, as `error`, by the sidecar itself."""
         self._decisions(verdict, reason, tool, agent if self._label_agents else "").inc()
+
+    def degraded(self, tool: str) -> None:
+        """A call was let through unjudged."""
+        self._degraded(tool).inc()
 
     def finished(self, tool: str, added_s: float, upstream_s: float) -> None:
         """A call is over. `upstream_s` is 0 if nothing was sent, and then not counted as time at the tool."""
@@ -108,9 +119,9 @@ class Metrics:
         """A settlement was not acknowledged and went to the spool."""
         self._settle_failures(reason).inc()
 
-    def spool_depth(self, settlements: int) -> None:
-        """So many settlements wait in the spool."""
-        self._spool.set(settlements)
+    def spool_depth(self, waiting: int) -> None:
+        """So much waits in the spool."""
+        self._spool.set(waiting)
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The figures and their content type, in the text format that an `Accept` header asks for."""

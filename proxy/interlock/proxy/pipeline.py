@@ -14,6 +14,7 @@ from interlock.proxy.credential import Credentials
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.outage import Outage
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.authorize import Authorize
 from interlock.proxy.stages.forward import Forward
@@ -35,6 +36,7 @@ def stages_of(
     credentials: Credentials,
     spool: Spool,
     abandoning: Abandoning,
+    outage: Outage,
     bodies: LargeBodies,
     metrics: Metrics,
 ) -> Sequence[Stage]:
@@ -42,19 +44,21 @@ def stages_of(
     tools = Tools(engine)
     return (
         intercept,
-        Identify(tools),
-        Authorize(engine, tools, spool, abandoning, bodies, metrics),
+        Identify(tools, outage.words),
+        Authorize(engine, tools, spool, abandoning, outage, bodies, metrics),
         sign,  # drafts only: Forward signs each try as it leaves
-        Forward(upstream, credentials, engine, metrics),
-        Settle(engine, spool, metrics),
+        Forward(upstream, credentials, engine, outage, metrics),
+        Settle(engine, spool, outage, metrics),
     )
 
 
 class Pipeline:
     """Takes calls through the stages, each in a task of its own: an agent that hangs up does not stop its call."""
 
-    def __init__(self, stages: Sequence[Stage], metrics: Metrics) -> None:
+    def __init__(self, stages: Sequence[Stage], metrics: Metrics, ended: Callable[[Call], None] | None = None) -> None:
+        """`ended` is told of each call when it is over, well or not."""
         self._stages = stages
+        self._ended = ended
         self._metrics = metrics
         self._running: set[asyncio.Task[Call]] = set()
         self._draining = False
@@ -96,6 +100,9 @@ class Pipeline:
             self._metrics.decided("error", error.reason, call.tool.name)
             _log_finished(call, error.reason)
             raise
+        finally:
+            if self._ended is not None:
+                self._ended(call)
         upstream_s = call.forwarded.upstream_s
         self._metrics.finished(call.tool.name, time.monotonic() - call.began - upstream_s, upstream_s)
         _log_finished(call, call.reason)
@@ -117,6 +124,7 @@ def _log_finished(call: Call, reason: str) -> None:
         outcome=pb.Outcome.Name(call.forwarded.outcome).removeprefix("OUTCOME_").lower(),
         status=call.forwarded.status,
         settled=call.settled,
+        degraded=call.degraded,
         upstream_ms=round(call.forwarded.upstream_s * 1000, 3),
         added_ms=round((total_s - call.forwarded.upstream_s) * 1000, 3),
     )

@@ -262,6 +262,8 @@ def standing_fields(call: Call) -> Headers:
         fields.append(("Idempotent-Replayed", "true"))
     if call.executed and call.forwarded.outcome and not call.forwarded.passed and not call.settled:
         fields.append(("Interlock-Settled", "pending"))
+    if call.degraded:
+        fields.append(("Interlock-Degraded", call.degraded))
     return (*fields, *_rate_limit_fields(call.verdict))
 
 

@@ -88,8 +88,13 @@ class SidecarSettings(BaseModel):
     agent_key: HeaderSecret | None = Field(
         None, description="The key that calls to /tools without one are made with; a secret"
     )
-    spool_dir: Path = Field(
-        Path(".interlock/spool"), description="Folder for settlements that could not be delivered yet"
+    spool_dir: Path = Field(Path(".interlock/spool"), description="Folder for what the engine could not be told yet")
+    open_max_age_s: int = Field(
+        3_600,
+        ge=0,
+        le=86_400,
+        description="So long after the engine last let such a call pass, a tool with on_governance_failure: open is "
+        "called without it, s",
     )
     allow_remote_agents: bool = Field(False, description="Listen for agents on other addresses than loopback")
     allow_loopback_tools: bool = Field(False, description="Tools may be on loopback addresses")

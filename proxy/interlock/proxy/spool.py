@@ -1,7 +1,8 @@
-"""Settlements that could not be delivered: kept durably, one file each, until the engine has them.
+"""What the engine could not be told: settlements, and calls that went through unjudged. Kept durably, one file each,
+until the engine has them.
 
 A file is written, flushed to the disk and then renamed into place, so it is there whole or not at all; the folder is
-flushed too. Settling is idempotent and fenced, so delivering one twice, or late, does no harm.
+flushed too. Both are idempotent, and a settlement is fenced, so delivering one twice, or late, does no harm.
 """
 
 import asyncio
@@ -10,6 +11,7 @@ import os
 import uuid
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import TypeAlias
 
 import structlog
 from google.protobuf.message import DecodeError
@@ -21,22 +23,24 @@ from interlock.proxy.outcomes import full_jitter
 
 log = structlog.get_logger()
 
-SUFFIX = ".settlement"
+Kept: TypeAlias = pb.SettleRequest | pb.RecordDegradedRequest
+
+KINDS: dict[str, type[Kept]] = {".settlement": pb.SettleRequest, ".degraded": pb.RecordDegradedRequest}
 REJECTED = "rejected"
 PASSING = frozenset({Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED, Kind.DENIED})
 """Failures that may pass: among them a wrong sidecar token, which is no fault of the settlement."""
 
-Deliver = Callable[[pb.SettleRequest], Awaitable[object]]
+Deliver = Callable[[Kept], Awaitable[object]]
 
 
 class Spool:
-    """The folder of undelivered settlements, and the task that delivers them, oldest first."""
+    """The folder of what is not delivered, and the task that delivers it, oldest first."""
 
     def __init__(self, folder: Path, deliver: Deliver, metrics: Metrics) -> None:
         self._folder = folder
         self._deliver = deliver
         self._metrics = metrics
-        self._waiting: dict[str, pb.SettleRequest] = {}
+        self._waiting: dict[str, Kept] = {}
         self._work = asyncio.Event()
         self._delivering = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
@@ -44,7 +48,7 @@ class Spool:
     async def start(self) -> None:
         """Opens the folder, takes up what a former process left, and begins to deliver."""
         await asyncio.to_thread(self._open)
-        self._task = asyncio.create_task(self._run(), name="settlement-spool")
+        self._task = asyncio.create_task(self._run(), name="spool")
 
     async def close(self) -> None:
         """Stops delivering; what is left stays on disk."""
@@ -52,18 +56,30 @@ class Spool:
             self._task.cancel()
             await asyncio.wait([self._task])
 
-    async def keep(self, settlement: pb.SettleRequest) -> None:
-        """Returns once the settlement is on the disk; it is delivered later.
+    async def keep(self, kept: Kept) -> None:
+        """Returns once it is on the disk, in place of what `begin` put there; it is delivered later.
 
-        A disk that fails is logged, not raised: the settlement is then delivered from memory, and lost only if this
-        process dies first.
+        A disk that fails is logged, not raised: it is then delivered from memory, and lost only if this process dies
+        first.
         """
-        name = f"{settlement.permit.call_id}-{uuid.uuid4().hex}{SUFFIX}"
+        name = _file_name(kept)
         try:
-            await asyncio.to_thread(self._write, name, settlement.SerializeToString())
+            await asyncio.to_thread(self._write, name, kept.SerializeToString())
         except OSError as error:
-            log.error("spool.write_failed", call_id=settlement.permit.call_id, error=str(error))  # noqa: TRY400 - the message says it all
-        self._add(name, settlement)
+            log.error("spool.write_failed", call_id=_call_id(kept), error=str(error))  # noqa: TRY400 - the message says it all
+        self._add(name, kept)
+
+    async def begin(self, record: pb.RecordDegradedRequest) -> None:
+        """Returns once it is on the disk. It is delivered when `keep` has replaced it, or by the next process.
+
+        Errors: OSError if the disk fails.
+        """
+        await asyncio.to_thread(self._write, _file_name(record), record.SerializeToString())
+
+    def kept_under(self, key: str) -> Kept | None:
+        """What waits for delivery of the call of that key; of several the last one."""
+        found = [kept for kept in self._waiting.values() if _key(kept) == key]
+        return found[-1] if found else None
 
     async def clear(self) -> None:
         """Delivers what waits, as far as it can be. Errors: UnavailableError while the engine cannot be had.
@@ -77,25 +93,26 @@ class Spool:
     def _open(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
-        for path in sorted(self._folder.glob(f"*{SUFFIX}"), key=lambda path: path.stat().st_mtime):
+        left = [path for path in self._folder.iterdir() if path.suffix in KINDS]
+        for path in sorted(left, key=lambda path: path.stat().st_mtime):
             try:
-                self._waiting[path.name] = pb.SettleRequest.FromString(path.read_bytes())
+                self._waiting[path.name] = KINDS[path.suffix].FromString(path.read_bytes())
             except DecodeError:
-                self._set_aside(path.name, "it is not a settlement")
+                self._set_aside(path.name, f"it is no {path.suffix[1:]}")
             except OSError as error:
                 log.error("spool.read_failed", file=str(path), error=str(error))  # noqa: TRY400 - the message says it all
 
-    def _write(self, name: str, settlement: bytes) -> None:
+    def _write(self, name: str, content: bytes) -> None:
         part = self._folder / f"{name}.part"
-        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
-            file.write(settlement)
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         part.rename(self._folder / name)
         _sync_folder(self._folder)
 
-    def _add(self, name: str, settlement: pb.SettleRequest) -> None:
-        self._waiting[name] = settlement
+    def _add(self, name: str, kept: Kept) -> None:
+        self._waiting[name] = kept
         self._metrics.spool_depth(len(self._waiting))
         self._work.set()
 
@@ -127,28 +144,28 @@ class Spool:
     async def _deliver_all(self) -> None:
         """Delivers what waits, in order, and keeps what may be taken another time. Errors: UnavailableError."""
         async with self._delivering:
-            for name, settlement in list(self._waiting.items()):
-                if await self._taken(name, settlement):
+            for name, kept in list(self._waiting.items()):
+                if await self._taken(name, kept):
                     del self._waiting[name]
                     self._metrics.spool_depth(len(self._waiting))
 
-    async def _taken(self, name: str, settlement: pb.SettleRequest) -> bool:
-        """Whether a settlement is off our hands. Errors: UnavailableError."""
+    async def _taken(self, name: str, kept: Kept) -> bool:
+        """Whether it is off our hands. Errors: UnavailableError."""
         try:
-            await self._deliver(settlement)
+            await self._deliver(kept)
         except UnavailableError:
             raise
         except InterlockError as error:
-            log.warning("settlement.not_taken", call_id=settlement.permit.call_id, reason=error.reason)
+            log.warning("spool.not_taken", kind=_noun(kept), call_id=_call_id(kept), reason=error.reason)
             if error.kind in PASSING:
                 return False
             await asyncio.to_thread(self._set_aside, name, error.reason)
         except Exception:
-            # A bug of ours may hold up this settlement, but neither the others nor the calls that wait for them.
-            log.exception("settlement.failed", call_id=settlement.permit.call_id)
+            # A bug of ours may hold up this one, but neither the others nor the calls that wait for them.
+            log.exception("spool.failed", kind=_noun(kept), call_id=_call_id(kept))
             return False
         else:
-            log.info("settlement.delivered", call_id=settlement.permit.call_id)
+            log.info("spool.delivered", kind=_noun(kept), call_id=_call_id(kept))
             await asyncio.to_thread(self._remove, name)
         return True
 
@@ -169,7 +186,27 @@ class Spool:
         except OSError as error:
             log.error("spool.set_aside_failed", file=name, why=why, error=str(error))  # noqa: TRY400 - as above
         else:
-            log.error("settlement.set_aside", file=str(rejected / name), why=why)
+            log.error("spool.set_aside", file=str(rejected / name), why=why)
+
+
+def _file_name(kept: Kept) -> str:
+    """A call that went through unjudged has one file, from its beginning to its end."""
+    if isinstance(kept, pb.RecordDegradedRequest):
+        return f"{kept.call_id}.degraded"
+    return f"{kept.permit.call_id}-{uuid.uuid4().hex}.settlement"
+
+
+def _call_id(kept: Kept) -> str:
+    return kept.permit.call_id if isinstance(kept, pb.SettleRequest) else kept.call_id
+
+
+def _key(kept: Kept) -> str:
+    return kept.permit.key if isinstance(kept, pb.SettleRequest) else kept.key
+
+
+def _noun(kept: Kept) -> str:
+    """What it is called in the log."""
+    return "settlement" if isinstance(kept, pb.SettleRequest) else "degraded_call"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -5,7 +5,7 @@ import secrets
 import time
 from dataclasses import replace
 
-from interlock.governance.errors import ConflictError, NotFoundError, UnavailableError
+from interlock.governance.errors import ConflictError, InterlockError, NotFoundError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Lease
@@ -13,6 +13,7 @@ from interlock.proxy.engine import EngineClient
 from interlock.proxy.fingerprint import fingerprint
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.outage import Outage
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.identify import Tools
 
@@ -30,29 +31,39 @@ class Authorize:
         tools: Tools,
         spool: Spool,
         abandoning: Abandoning,
+        outage: Outage,
         bodies: LargeBodies,
         metrics: Metrics,
     ) -> None:
         self._engine = engine
         self._spool = spool
         self._abandoning = abandoning
+        self._outage = outage
         self._bodies = bodies
         self._tools = tools
         self._metrics = metrics
 
     async def __call__(self, call: Call) -> Call:
-        await self._spool.clear()
-        waits_until = time.monotonic() + wait_s(call.ask, call.tool)
         call = await self._with_fingerprint(call)
-        judged = await self._judge(call, waits_until, "")
-        while judged.verdict.verdict == pb.VERDICT_IN_FLIGHT and (left := waits_until - time.monotonic()) > 0:
-            call_id = judged.verdict.call_id
-            await self._engine.wait(_await_request(call.ask, call_id, left))
-            judged = await self._judge(judged, waits_until, call_id)
+        judged = self._outage.runs_unjudged(call) or await self._until_decided(call)
         verdict = judged.verdict
         self._metrics.decided(
             pb.Verdict.Name(verdict.verdict).removeprefix("VERDICT_"), verdict.reason, call.tool.name, verdict.agent_id
         )
+        self._outage.begins(judged)
+        return judged
+
+    async def _until_decided(self, call: Call) -> Call:
+        waits_until = time.monotonic() + wait_s(call.ask, call.tool)
+        try:
+            await self._spool.clear()
+        except UnavailableError as unavailable:
+            return self._outage.let_through(call, _attempt_id(), unavailable)
+        judged = await self._judge(call, waits_until, "")
+        while _runs_elsewhere(judged) and (left := waits_until - time.monotonic()) > 0:
+            call_id = judged.verdict.call_id
+            await self._engine.wait(_await_request(call.ask, call_id, left))
+            judged = await self._judge(judged, waits_until, call_id)
         return judged
 
     async def _judge(self, call: Call, waits_until: float, awaited_call_id: str) -> Call:
@@ -60,8 +71,15 @@ class Authorize:
         for _ in range(MAX_CHANGES):
             asked_at = time.monotonic()
             request = _authorize_request(call, will_wait=waits_until > asked_at, awaited_call_id=awaited_call_id)
-            verdict = await self._ask(call.ask, request)
+            try:
+                verdict = await self._ask(call.ask, request)
+            except UnavailableError as unavailable:
+                if awaited_call_id:
+                    # The engine's last word was that the same call runs.
+                    raise
+                return self._outage.let_through(call, request.attempt_id, unavailable)
             if verdict.verdict != pb.VERDICT_TOOL_CHANGED:
+                self._outage.words.judged(call.ask, call.tool, verdict)
                 length_s = verdict.permit.lease_ms / 1000
                 return replace(call, verdict=verdict, lease=Lease(until=asked_at + length_s, length_s=length_s))
             call = await self._resolved_anew(call)
@@ -70,12 +88,14 @@ class Authorize:
     async def _ask(self, ask: Ask, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
         try:
             return await self._engine.authorize(request)
-        except NotFoundError:
-            self._tools.forget(ask)
-            raise
         except UnavailableError as unavailable:
             if not unavailable.had_no_effect:
                 self._abandoning.give_up(ask.credential, ask.agent_id, request.attempt_id)
+            raise
+        except InterlockError as error:
+            self._outage.words.refused(ask, error)
+            if isinstance(error, NotFoundError):
+                self._tools.forget(ask)
             raise
 
     async def _resolved_anew(self, call: Call) -> Call:
@@ -101,6 +121,14 @@ class Authorize:
         return replace(call, fingerprint=await self._bodies.read(ask.arguments, ask.credential, take))
 
 
+def _attempt_id() -> str:
+    return secrets.token_urlsafe(16)
+
+
+def _runs_elsewhere(judged: Call) -> bool:
+    return judged.verdict.verdict == pb.VERDICT_IN_FLIGHT and not judged.degraded
+
+
 def wait_s(ask: Ask, tool: pb.ToolRoute) -> float:
     """How long the agent waits for another's outcome, s."""
     whole_deadline_s = tool.timeout_ms / 1000 * (1 + tool.max_retries)
@@ -110,7 +138,7 @@ def wait_s(ask: Ask, tool: pb.ToolRoute) -> float:
 def _authorize_request(call: Call, *, will_wait: bool, awaited_call_id: str) -> pb.AuthorizeRequest:
     ask = call.ask
     return pb.AuthorizeRequest(
-        attempt_id=secrets.token_urlsafe(16),
+        attempt_id=_attempt_id(),
         credential=ask.credential,
         agent_id=ask.agent_id,
         tool=ask.tool,

@@ -17,10 +17,11 @@ from interlock.proxy.call import Call, Forwarded
 from interlock.proxy.credential import Credential, Credentials
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.headers import returnable
-from interlock.proxy.lease import HeldLease
+from interlock.proxy.lease import HeldLease, NoLease
 from interlock.proxy.masking import is_readable
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.oauth import NoTokenError
+from interlock.proxy.outage import Outage
 from interlock.proxy.outcomes import (
     NEVER_RETRIED,
     backoff_s,
@@ -47,16 +48,26 @@ SAY_WHEN = frozenset({429, 503})
 class Forward:
     """Tries until there is an answer to pass on, or no more tries."""
 
-    def __init__(self, upstream: Upstream, credentials: Credentials, engine: EngineClient, metrics: Metrics) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        credentials: Credentials,
+        engine: EngineClient,
+        outage: Outage,
+        metrics: Metrics,
+    ) -> None:
         self._upstream = upstream
         self._credentials = credentials
         self._engine = engine
+        self._outage = outage
         self._metrics = metrics
         self._breakers = Breakers()
 
     async def __call__(self, call: Call) -> Call:
         with self._metrics.in_flight(call.tool.name):
-            async with HeldLease(self._engine, call.verdict.permit, call.lease) as lease:
+            if call.degraded:
+                await self._outage.begin(call)
+            async with self._lease_of(call) as lease:
                 try:
                     forwarded = await self._until_done(call, lease)
                 except Exception:
@@ -65,7 +76,10 @@ class Forward:
                     forwarded = Forwarded(outcome=pb.OUTCOME_AMBIGUOUS, failure="internal", passed=call.agent.begun)
         return replace(call, forwarded=forwarded)
 
-    async def _until_done(self, call: Call, lease: HeldLease) -> Forwarded:
+    def _lease_of(self, call: Call) -> HeldLease | NoLease:
+        return NoLease() if call.degraded else HeldLease(self._engine, call.verdict.permit, call.lease)
+
+    async def _until_done(self, call: Call, lease: HeldLease | NoLease) -> Forwarded:
         breakers = self._breakers.of(call.verdict.permit, call.tool)
         earlier, upstream_s = "", 0.0
         for tries in count(1):
@@ -80,7 +94,7 @@ class Forward:
         outcome = settled_outcome(tried.outcome, earlier_ambiguous=bool(earlier))
         return replace(tried, outcome=outcome, failure=call_failure(tried, earlier), upstream_s=upstream_s)
 
-    async def _try(self, call: Call, lease: HeldLease, breakers: CallBreakers, tries: int) -> Forwarded:
+    async def _try(self, call: Call, lease: HeldLease | NoLease, breakers: CallBreakers, tries: int) -> Forwarded:
         """One try, unless something holds it back: its credential, a breaker, or the lease when the first byte is to
         leave.
         """
@@ -149,7 +163,9 @@ class _Reading:
     nobody knows which is the last, the end.
     """
 
-    def __init__(self, call: Call, lease: HeldLease, answer: UpstreamAnswer, credential: Credential | None) -> None:
+    def __init__(
+        self, call: Call, lease: HeldLease | NoLease, answer: UpstreamAnswer, credential: Credential | None
+    ) -> None:
         self._call = call
         self._lease = lease
         self._answer = answer

@@ -4,9 +4,11 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
+from interlock.governance.errors import InterlockError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Ask, Call
 from interlock.proxy.engine import EngineClient
+from interlock.proxy.last_words import LastWords
 
 FRESH_S = 30.0
 """A tool resolved longer ago is resolved anew. This need not be short: Authorize refuses a revision that is old."""
@@ -47,14 +49,28 @@ class Tools:
 class Identify:
     """Finds the tool, and refuses what it does not take."""
 
-    def __init__(self, tools: Tools) -> None:
+    def __init__(self, tools: Tools, words: LastWords) -> None:
         self._tools = tools
+        self._words = words
 
     async def __call__(self, call: Call) -> Call:
-        tool = await self._tools.resolve(call.ask)
+        tool = await self._resolved(call.ask)
         if call.entrance.refusal(call.ask, tool) is not None:
             # The tool may have been changed to take it: only the engine's latest word is a reason to refuse.
             tool = await self._tools.resolve(call.ask, anew=True)
         if refusal := call.entrance.refusal(call.ask, tool):
             raise refusal
         return replace(call, tool=tool)
+
+    async def _resolved(self, ask: Ask) -> pb.ToolRoute:
+        """The tool, or, while nobody can be asked, an open one as it was last known."""
+        try:
+            return await self._tools.resolve(ask)
+        except UnavailableError:
+            word = self._words.of(ask)
+            if word is None:
+                raise
+            return word.tool
+        except InterlockError as error:
+            self._words.refused(ask, error)
+            raise

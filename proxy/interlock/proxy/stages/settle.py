@@ -9,6 +9,7 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Call
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.metrics import Metrics
+from interlock.proxy.outage import Outage
 from interlock.proxy.spool import Spool
 
 log = structlog.get_logger()
@@ -17,13 +18,17 @@ log = structlog.get_logger()
 class Settle:
     """Returns once the settlement is acknowledged by the engine, or on the disk: only then may the last byte leave."""
 
-    def __init__(self, engine: EngineClient, spool: Spool, metrics: Metrics) -> None:
+    def __init__(self, engine: EngineClient, spool: Spool, outage: Outage, metrics: Metrics) -> None:
         self._engine = engine
+        self._outage = outage
         self._spool = spool
         self._metrics = metrics
 
     async def __call__(self, call: Call) -> Call:
         request = settlement(call)
+        if call.degraded:
+            await self._outage.conclude(call, request)
+            return call
         try:
             await self._engine.settle(request)
         except InterlockError as error:
