@@ -112,7 +112,7 @@ class Forward:
     async def _send(
         self,
         call: Call,
-        lease: HeldLease,
+        lease: HeldLease | NoLease,
         breakers: CallBreakers,
         tries: int,
         credential: Credential | None,
