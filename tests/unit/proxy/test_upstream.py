@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from interlock.proxy import upstream as upstream_module
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.upstream import Upstream, UpstreamError, UpstreamRequest
 from tests.unit.proxy.raw_tool import Play, RawTool, answering, answering_once, read_request, self_signed
@@ -412,11 +413,127 @@ async def test_a_connection_that_is_reset_is_a_reset(upstream: Upstream, tools: 
         b"HTTP/1.1 099 Early\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 600 Odd\r\nContent-Length: 0\r\n\r\n",
         b"HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: x\r\n\r\n",
+        b"HTTP/2.0 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\nContent-Length: 0\n\n",
+        b"HTTP/1.1 200 OK\r\nX: a\r\n folded\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nX : a\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\nContent-Length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 2, 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: +2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999999999999999\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n1\nx\n0\n\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\nX: " + b"a" * 400_000,
+        b"HTTP/1.1 103 Early\r\nContent-Length: 3\r\n\r\nabcHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 103 Early\r\n\r\n" * 4_000,
+        b"HTTP/1.1 110 Odd\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n",
     ],
 )
 async def test_an_answer_that_is_not_http_is_refused(upstream: Upstream, tools: Any, answer: bytes) -> None:
     tool = await tools(answering_once(answer))
     assert await failure(upstream, request_to(tool.url())) == ("upstream_invalid", True)
+
+
+# Connections
+
+
+@pytest.mark.parametrize(
+    ("method", "answer"),
+    [
+        ("GET", OK + b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\npoison"),
+        ("GET", OK + b"x"),
+        ("HEAD", OK),  # no body may follow
+        ("HEAD", b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        ("GET", b"HTTP/1.1 204 No Content\r\n\r\nx"),
+        ("GET", OK.replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")),
+        ("GET", OK.replace(b"1.1", b"1.0")),
+        (
+            "GET",
+            b"HTTP/1.0 200 OK\r\nConnection: keep-alive\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
+        ),
+    ],
+)
+async def test_a_connection_whose_next_answer_could_be_another_is_not_used_again(
+    upstream: Upstream, tools: Any, method: str, answer: bytes
+) -> None:
+    """What a tool sends beyond an answer must never be taken for the answer to another call."""
+    tool = await tools(answering(answer))
+    for _ in range(2):
+        status, _, body = await fetch(upstream, request_to(tool.url(), method=method))
+        assert (status, body) in [(200, b"ok"), (200, b""), (204, b"")]
+    assert tool.connections == 2
+
+
+async def test_what_comes_on_an_idle_connection_is_not_the_next_answer(upstream: Upstream, tools: Any) -> None:
+    told = asyncio.Event()
+
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await read_request(reader)
+        writer.write(OK)
+        await told.wait()
+        writer.write(OK.replace(b"ok", b"no"))
+        await reader.read()
+
+    tool = await tools(play)
+    assert (await fetch(upstream, request_to(tool.url())))[2] == b"ok"
+    told.set()
+    await asyncio.wait_for(tool.left.wait(), 5)
+    assert (await fetch(upstream, request_to(tool.url())))[2] == b"ok"
+    assert tool.connections == 2
+
+
+async def test_calls_at_one_time_have_connections_of_their_own_which_later_ones_share(
+    upstream: Upstream, tools: Any
+) -> None:
+    tool = await tools(answering(OK))
+    for _ in range(3):
+        answers = await asyncio.gather(*(fetch(upstream, request_to(tool.url())) for _ in range(8)))
+        assert [body for _, _, body in answers] == [b"ok"] * 8
+    assert tool.connections == 8
+
+
+async def test_a_connection_nobody_uses_is_closed(
+    upstream: Upstream, tools: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("interlock.proxy.upstream.KEEP_ALIVE_S", 0.05)
+    tool = await tools(answering(OK))
+    await fetch(upstream, request_to(tool.url()))
+    await asyncio.wait_for(tool.left.wait(), 5)
+
+
+async def test_an_answer_after_one_to_head_is_read_with_its_body(upstream: Upstream, tools: Any) -> None:
+    async def play(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        for _ in range(2):
+            request = await read_request(reader)
+            writer.write(OK[:-2] if request.startswith(b"HEAD") else OK)
+
+    tool = await tools(play)
+    assert (await fetch(upstream, request_to(tool.url(), method="HEAD")))[2] == b""
+    assert (await fetch(upstream, request_to(tool.url())))[2] == b"ok"
+    assert tool.connections == 1
+
+
+async def test_a_tool_with_a_certificate_of_the_systems_authorities_is_reached_by_tls(
+    tools: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = self_signed(tmp_path)
+    monkeypatch.setenv("SSL_CERT_FILE", str(tmp_path / "server.pem"))
+    upstream_module._tls.cache_clear()
+    upstream = Upstream(Destinations(allow_loopback=True))
+    await upstream.start()
+    try:
+        tool = await tools(answering(OK), context)
+        url = tool.url().replace("http:", "https:")
+        for _ in range(2):
+            assert (await fetch(upstream, request_to(url)))[2] == b"ok"
+        assert tool.connections == 1
+        wrong_name = await failure(upstream, request_to(url.replace("127.0.0.1", "localhost")))
+        assert wrong_name == ("upstream_unreachable", False)
+    finally:
+        upstream_module._tls.cache_clear()
+        await upstream.close()
 
 
 # At most once

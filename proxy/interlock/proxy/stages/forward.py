@@ -206,6 +206,9 @@ class _Reading:
     async def _whole(self) -> Forwarded:
         most = MAX_WHOLE_BYTES if not self._call.agent.takes_pieces else 0
         body = _Body(max(most, self._call.tool.replay_max_bytes))
+        if (at_hand := self._answer.at_hand()) is not None:
+            body.add(at_hand)
+            return body.of(self._head)
         try:
             async with asyncio.timeout(MAX_UNHEARD_S):
                 async for piece in self._pieces():
