@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from interlock.cli.client import EXIT_CODES, connected
+from interlock.cli.client import EXIT_CODES, MAX_LISTED, connected
+from interlock.cli.completion import agent_names
 from interlock.cli.output import AsJson, show_json, show_one, show_rows, show_table
 
 app = typer.Typer(help="Switch agents off and on, and see what they did.", epilog=EXIT_CODES, no_args_is_help=True)
@@ -16,7 +17,7 @@ STANDING = (
     *("agent_id", "enabled", "last_seen", "actions_this_hour", "spend_today", "blocked_today", "running", "unknown"),
 )
 
-Agent = Annotated[str, typer.Argument(help="The agent's id.")]
+Agent = Annotated[str, typer.Argument(help="The agent's id.", autocompletion=agent_names)]
 Reason = Annotated[str, typer.Option(help="Why; it is kept with the switch.")]
 
 
@@ -31,7 +32,7 @@ class Period(StrEnum):
 @app.command("list")
 def list_agents(
     after: Annotated[str | None, typer.Option(help="Only agents whose id comes after this one: the next page.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=1000, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LISTED, help="At most so many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List agents with what they did beside what they may."""

@@ -1,29 +1,47 @@
 """`interlock audit`: the audit trail."""
 
+import json
 from typing import Annotated
 
 import typer
 
-from interlock.cli.client import EXIT_CODES, connected
-from interlock.cli.output import AsJson, show_rows
+from interlock.cli.client import EXIT_CODES, MAX_LISTED, connected
+from interlock.cli.completion import agent_names
+from interlock.cli.event_lines import coloured, event_line
+from interlock.cli.following import Follower, until_interrupted
+from interlock.cli.output import AsJson, show_line, show_rows
 
 app = typer.Typer(help="Read the audit trail.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("seq", "at", "type", "tool", "verdict", "reason", "charged_usd", "call_id")
 
 
-@app.callback()
-def audit() -> None:
-    """Keeps `show` a command of its own: a group with a single command would swallow its name."""
-
-
 @app.command()
 def show(
-    agent: Annotated[str, typer.Option(help="Whose events.")],
+    agent: Annotated[str, typer.Option(help="Whose events.", autocompletion=agent_names)],
     after: Annotated[int, typer.Option(min=0, help="Only events with a greater seq.")] = 0,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 100,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LISTED, help="At most so many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """Show an agent's events in the order of their gapless seq."""
     with connected() as api:
         show_rows(api.get("audit", agent_id=agent, after_seq=after, limit=limit), COLUMNS, as_json=as_json)
+
+
+@app.command()
+def tail(
+    agent: Annotated[
+        str | None, typer.Option(help="Only of this agent; without, of all.", autocompletion=agent_names)
+    ] = None,
+    last: Annotated[int, typer.Option("--last", "-n", min=0, max=100, help="Begin with so many.")] = 10,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Go on with those to come, until Ctrl-C.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show the latest events, raw, a line each, and with --follow those to come.
+
+    A connection that breaks is made again: no event is lost, and none shown twice.
+    """
+    colour = coloured() and not as_json
+    with connected() as api, until_interrupted():
+        for event in Follower(api, agent=agent, last=last, on=follow).events():
+            show_line(json.dumps(event) if as_json else event_line(event, colour=colour))

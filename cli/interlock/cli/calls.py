@@ -1,13 +1,19 @@
 """`interlock calls`: calls still open, and an operator's word on those of unknown outcome."""
 
+import fnmatch
+import json
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from interlock.cli.audit import COLUMNS as EVENT_COLUMNS
-from interlock.cli.client import EXIT_CODES, connected
-from interlock.cli.output import AsJson, show_fields, show_json, show_one, show_rows, show_table
+from interlock.cli.client import EXIT_CODES, MAX_LISTED, connected
+from interlock.cli.completion import agent_names, tool_names
+from interlock.cli.event_lines import call_line, coloured
+from interlock.cli.following import Follower, until_interrupted
+from interlock.cli.output import AsJson, show_fields, show_json, show_line, show_one, show_rows, show_table
 
 app = typer.Typer(
     help="See calls that are still open, and resolve those of unknown outcome.", epilog=EXIT_CODES, no_args_is_help=True
@@ -16,7 +22,9 @@ app = typer.Typer(
 COLUMNS = ("call_id", "agent_id", "tool", "state", "tries", "charged_usd", "first_seen_at", "lease_until")
 
 CallId = Annotated[str, typer.Argument(help="The call's id, call_….")]
-Agent = Annotated[str | None, typer.Option(help="Its agent, if known: the call is found faster.")]
+Agent = Annotated[
+    str | None, typer.Option(help="Its agent, if known: the call is found faster.", autocompletion=agent_names)
+]
 
 
 class State(StrEnum):
@@ -29,11 +37,26 @@ class State(StrEnum):
     OPEN = "open"
 
 
+class Verdict(StrEnum):
+    """What a decision says, or what became of a call."""
+
+    EXECUTE = "EXECUTE"
+    REPLAY = "REPLAY"
+    BLOCKED = "BLOCKED"
+    IN_FLIGHT = "IN_FLIGHT"
+    MISMATCH = "MISMATCH"
+    UNKNOWN = "UNKNOWN"
+    SUCCEEDED = "SUCCEEDED"
+    REJECTED = "REJECTED"
+    NOT_SENT = "NOT_SENT"
+    AMBIGUOUS = "AMBIGUOUS"
+
+
 @app.command("list")
 def list_calls(
     state: Annotated[State | None, typer.Option(help="Only in this state.")] = None,
-    agent: Annotated[str | None, typer.Option(help="Only of this agent.")] = None,
-    limit: Annotated[int, typer.Option(min=1, max=500, help="At most so many.")] = 100,
+    agent: Annotated[str | None, typer.Option(help="Only of this agent.", autocompletion=agent_names)] = None,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LISTED, help="At most so many.")] = 100,
     as_json: AsJson = False,
 ) -> None:
     """List calls, oldest first."""
@@ -67,3 +90,34 @@ def resolve(
     body = {"outcome": "succeeded" if succeeded else "not_sent", "note": note, "agent_id": agent}
     with connected() as api:
         show_one(api.post("calls", call_id, "resolve", body=body), as_json=as_json)
+
+
+@app.command()
+def follow(
+    agent: Annotated[str | None, typer.Option(help="Only of this agent.", autocompletion=agent_names)] = None,
+    tool: Annotated[
+        list[str] | None, typer.Option(help="Only of this tool (or * glob); repeatable.", autocompletion=tool_names)
+    ] = None,
+    verdict: Annotated[
+        list[Verdict] | None,
+        typer.Option(help="Only with this verdict or outcome; repeatable.", case_sensitive=False),
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show decisions and settlements as they are made, a line each, until Ctrl-C. With --json, an event a line.
+
+    A connection that breaks is made again: no event is lost, and none shown twice.
+    """
+    colour = coloured() and not as_json
+    with connected() as api, until_interrupted():
+        for event in Follower(api, agent=agent, last=0, on=True).events():
+            if _is_wanted(event, tool or (), verdict or ()):
+                show_line(json.dumps(event) if as_json else call_line(event, colour=colour))
+
+
+def _is_wanted(event: Mapping[str, Any], tools: Sequence[str], verdicts: Sequence[str]) -> bool:
+    """Whether it is about a call, and one that was asked for."""
+    name = event.get("tool")
+    if not name or (verdicts and event.get("verdict") not in verdicts):
+        return False
+    return not tools or any(fnmatch.fnmatchcase(name, glob) for glob in tools)

@@ -2,15 +2,18 @@
 
 Exit codes: 0 done · 1 refused or failed · 2 wrong usage · 3 the API cannot be reached · 4 not found.
 """
+# ruff: noqa: PLC0415 - httpx takes longer to load than all else, and `--help` and completion need none of it
 
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote, urlsplit
 
-import httpx
 import typer
+
+if TYPE_CHECKING:
+    import httpx
 
 from interlock.governance.errors import InterlockError
 
@@ -29,6 +32,24 @@ EXIT_CODES = (
 )
 """The epilog of every command group's help."""
 
+NEXT = {
+    "unreachable": "is it running? `interlock dev` starts one; INTERLOCK_BASE_URL names another",
+    "invalid_key": "INTERLOCK_API_KEY holds no key, or a revoked one; `interlock dev` prints one, and an operator makes"
+    " others: interlock keys create --role viewer",
+    "permission_denied": "take a key of a greater role: interlock keys create --role operator",
+    "no_such_route": "INTERLOCK_BASE_URL is the address of a sidecar, as in http://127.0.0.1:8400; is it an older one?",
+    "tool_not_found": "interlock tools list",
+    "policy_not_found": "interlock policies list",
+    "key_not_found": "interlock keys list",
+    "call_not_found": "interlock calls list, or interlock audit tail: a call that is over is kept in the trail only",
+    "call_not_open": "interlock calls show CALL",
+    "governance_unavailable": "the engine or its Redis is away; the admin port's /readyz says when it is back",
+}
+"""What to do about a failure, by its reason."""
+
+MAX_LISTED = 1000
+"""As many as the API lists at once: the most that `--limit` may say."""
+
 Json = Any
 Params = Mapping[str, str | int | None]
 
@@ -36,15 +57,16 @@ Params = Mapping[str, str | int | None]
 class ApiError(InterlockError):
     """A request to the API did not succeed; `exit_code` says so to scripts."""
 
-    def __init__(self, message: str, exit_code: int = FAILED) -> None:
-        super().__init__("api_error", message)
+    def __init__(self, message: str, exit_code: int = FAILED, *, reason: str = "api_error", status: int = 0) -> None:
+        super().__init__(reason, message)
         self.exit_code = exit_code
+        self.status = status
 
 
 class Client:
     """The REST API. Methods give the decoded answer or raise ApiError."""
 
-    def __init__(self, http: httpx.Client) -> None:
+    def __init__(self, http: "httpx.Client") -> None:
         self._http = http
 
     def get(self, *segments: str, **params: str | int | None) -> Json:
@@ -55,6 +77,33 @@ class Client:
         """POSTs a JSON body."""
         return self._send("POST", segments, params, body)
 
+    def pages(self, *segments: str, of: int = MAX_LISTED, by: str) -> list[Json]:
+        """All of a list that is told in pages: each begins after the `by` of the last item of the one before."""
+        found: list[Json] = []
+        after = None
+        while True:
+            page = self.get(*segments, limit=of, after=after)
+            found += page
+            if len(page) < of:
+                return found
+            after = page[-1][by]
+
+    @contextmanager
+    def lines(self, *segments: str, stall_s: float, **params: str | int | None) -> Iterator[Iterator[str]]:
+        """The lines of an answer that goes on, as they come. Raises ApiError, UNREACHABLE when they break off."""
+        import httpx
+
+        given = {name: value for name, value in params.items() if value is not None}
+        timeout = httpx.Timeout(TIMEOUT_S, read=stall_s)
+        try:
+            with self._http.stream("GET", _path(segments), params=given, timeout=timeout) as response:
+                if not response.is_success:
+                    response.read()
+                    decoded(response)
+                yield response.iter_lines()
+        except httpx.TransportError as error:
+            raise self._unreachable(error) from error
+
     def delete(self, *segments: str, **params: str | int | None) -> Json:
         """DELETEs what the path names."""
         return self._send("DELETE", segments, params)
@@ -62,18 +111,28 @@ class Client:
     def _send(
         self, method: str, segments: tuple[str, ...], params: Params, body: Mapping[str, object] | None = None
     ) -> Json:
-        path = "/".join(quote(segment, safe="") for segment in segments)
+        import httpx
+
         given = {name: value for name, value in params.items() if value is not None}
         try:
-            response = self._http.request(method, path, params=given, json=body)
+            response = self._http.request(method, _path(segments), params=given, json=body)
         except httpx.TransportError as error:
-            raise ApiError(f"{self._http.base_url} cannot be reached: {error}", UNREACHABLE) from error
+            raise self._unreachable(error) from error
         return decoded(response)
+
+    def _unreachable(self, error: Exception) -> ApiError:
+        return ApiError(f"{self._http.base_url} cannot be reached: {error}", UNREACHABLE, reason="unreachable")
+
+
+def _path(segments: tuple[str, ...]) -> str:
+    return "/".join(quote(segment, safe="") for segment in segments)
 
 
 @contextmanager
 def connected() -> Iterator[Client]:
     """A client as the environment describes it. A failure inside ends the command: its message, its exit code."""
+    import httpx
+
     try:
         root = base_url(os.environ.get("INTERLOCK_BASE_URL") or DEFAULT_BASE_URL)
         key = api_key(os.environ.get("INTERLOCK_API_KEY", ""))
@@ -86,6 +145,8 @@ def connected() -> Iterator[Client]:
             yield Client(http)
     except ApiError as error:
         typer.echo(f"Error: {error.message}", err=True)
+        if error.reason in NEXT:
+            typer.echo(f"Next: {NEXT[error.reason]}", err=True)
         raise typer.Exit(error.exit_code) from error
 
 
@@ -108,7 +169,7 @@ def api_key(given: str) -> str:
     return key
 
 
-def decoded(response: httpx.Response) -> Json:
+def decoded(response: "httpx.Response") -> Json:
     """The JSON of a good answer. Raises ApiError for any other, with what the API says of it."""
     try:
         answer = response.json()
@@ -118,13 +179,24 @@ def decoded(response: httpx.Response) -> Json:
         return answer
     detail = answer.get("detail", answer) if isinstance(answer, dict) else answer
     # The router's own 404 has text for a detail: then it is the address that is wrong, not a name.
-    missing = response.status_code == httpx.codes.NOT_FOUND and isinstance(detail, dict)
-    raise ApiError(explained(response.status_code, detail), NOT_FOUND if missing else FAILED)
+    missing = response.status_code == 404 and isinstance(detail, dict)
+    raise ApiError(
+        explained(response.status_code, detail),
+        NOT_FOUND if missing else FAILED,
+        reason=_reason(response.status_code, detail),
+        status=response.status_code,
+    )
+
+
+def _reason(status: int, detail: Json) -> str:
+    if isinstance(detail, dict):
+        return str(detail.get("error", "api_error"))
+    return {401: "invalid_key", 403: "invalid_key", 404: "no_such_route"}.get(status, "api_error")
 
 
 def explained(status: int, detail: Json) -> str:
     """An error's `detail` in one line, or a line for each invalid value."""
-    if status == httpx.codes.UNPROCESSABLE_ENTITY and isinstance(detail, list):
+    if status == 422 and isinstance(detail, list):
         return "\n".join(f"{'.'.join(map(str, found['loc']))}: {found['msg']}" for found in detail)
     if isinstance(detail, dict) and "message" in detail:
         return f"{detail['message']} ({detail.get('error', status)})"

@@ -1,4 +1,5 @@
 """Tools and policies written down: one YAML (so also JSON) mapping a file."""
+# ruff: noqa: PLC0415 - YAML is loaded where a file is read
 
 import json
 import sys
@@ -6,8 +7,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
 
 from interlock.cli.client import USAGE, ApiError
 
@@ -20,6 +19,9 @@ def document(path: Path | None) -> dict[str, object]:
     """The mapping in a file; empty without one. Raises ApiError for a file that cannot be read as one."""
     if path is None:
         return {}
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
         value = YAML(typ="safe", pure=True).load(text)

@@ -4,19 +4,19 @@ The roles are imported when they are run: an operator's command should not wait 
 """
 # ruff: noqa: PLC0415 - see above
 
-from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from interlock.cli import agents, audit, calls, keys, policies, switch, tools
+from interlock.cli.output import AsJson
 from interlock.cli.role import Role
+from interlock.cli.sorting import Sort
 
 app = typer.Typer(
     help="A safety interlock for AI agents: the sidecar that stands between an agent and its tools.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 RUN = "Run it"
@@ -82,12 +82,32 @@ def master_key() -> None:
     print_new_key()
 
 
+@app.command(rich_help_panel=OPERATE)
+def top(
+    sort: Annotated[Sort, typer.Option(help="By what agents are sorted, the greatest first.")] = Sort.RATE,
+    limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many agents.")] = None,
+    interval: Annotated[float, typer.Option("--interval", "-i", min=0.2, help="Seconds between two looks.")] = 2.0,
+    once: Annotated[bool, typer.Option("--once", help="Print one table and exit.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Watch the agents: rate, spend against budget, what is refused, open or of unknown outcome; until Ctrl-C.
+
+    `?` counts calls of which nobody knows whether they happened: `interlock calls list --state unknown` names them.
+    Not on a terminal, it prints a table every interval.
+    """
+    from interlock.cli.top import View, run
+
+    run(View(sort, limit), interval, once=once, as_json=as_json)
+
+
 for group in (agents, tools, policies, keys, switch, calls, audit):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel=OPERATE)
 
 
 def _show_version(asked: bool) -> None:
     if asked:
+        from importlib.metadata import version
+
         typer.echo(f"interlock {version('interlock')}")
         raise typer.Exit
 
@@ -103,7 +123,7 @@ def _options(
 
 def main() -> None:
     """The entry point of the installed command."""
-    app()
+    app(prog_name="interlock")
 
 
 if __name__ == "__main__":

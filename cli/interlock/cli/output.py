@@ -1,15 +1,15 @@
 """How operator commands show what they got: tables for people, JSON for programs."""
+# ruff: noqa: PLC0415 - rich takes long to load, and neither `--json` nor completion needs it
 
 import json
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 
@@ -25,6 +25,10 @@ def show_json(value: object) -> None:
 
 def show_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Prints rows as a table."""
+    from rich import box
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(*(column.replace("_", " ") for column in columns), box=box.SIMPLE_HEAD)
     for row in rows:
         table.add_row(*(escape(cell(row.get(column))) for column in columns))
@@ -33,6 +37,9 @@ def show_table(rows: Sequence[Row], columns: Sequence[str]) -> None:
 
 def show_fields(fields: Row) -> None:
     """Prints one thing, a field a line."""
+    from rich.markup import escape
+    from rich.table import Table
+
     table = Table(box=None, show_header=False)
     for name, value in fields.items():
         table.add_row(name.replace("_", " "), escape(cell(value)))
@@ -69,6 +76,13 @@ def cell(value: object) -> str:
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in str(value))
 
 
-def _console() -> Console:
+def show_line(line: str) -> None:
+    """Prints a line at once, also into a pipe: somebody waits for it."""
+    print(line, flush=True)
+
+
+def _console() -> "Console":
     """As wide as the terminal; in a pipe or a file so wide that no cell is broken."""
+    from rich.console import Console
+
     return Console(width=None if sys.stdout.isatty() else _UNBROKEN)

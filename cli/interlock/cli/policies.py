@@ -7,6 +7,7 @@ from typing import Annotated, TypeVar
 import typer
 
 from interlock.cli.client import EXIT_CODES, connected
+from interlock.cli.completion import agent_names
 from interlock.cli.documents import FromFile, document, given
 from interlock.cli.output import AsJson, show_fields, show_json, show_rows
 
@@ -17,7 +18,7 @@ COLUMNS = (
     *("max_spend_usd_per_day", "max_calls_per_tool", "pricing_rules"),
 )
 
-Agent = Annotated[str, typer.Argument(help="The agent's id.")]
+Agent = Annotated[str, typer.Argument(help="The agent's id.", autocompletion=agent_names)]
 Tools = list[str] | None
 Number = TypeVar("Number")
 

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from interlock.cli.client import EXIT_CODES, USAGE, ApiError, connected
+from interlock.cli.completion import tool_names
 from interlock.cli.documents import FromFile, document, given
 from interlock.cli.output import AsJson, show_one, show_rows
 
@@ -19,7 +20,7 @@ COLUMNS = ("name", "scope_id", "url", "enabled", "on_ambiguous", "risk", "timeou
 
 CREDENTIAL = "INTERLOCK_TOOL_CREDENTIAL"
 
-Name = Annotated[str, typer.Argument(help="The tool's name.")]
+Name = Annotated[str, typer.Argument(help="The tool's name.", autocompletion=tool_names)]
 Scope = Annotated[str, typer.Option(help="`global`, or `agent:ID` for an agent's own tool.")]
 
 
