@@ -55,6 +55,11 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("GET", "/v1/switches", None),
         ("POST", "/v1/switches/namespace", {"pulled": True}),
         ("POST", "/v1/switches/global", {"pulled": True}),
+        ("GET", "/v1/namespaces", None),
+        ("GET", "/v1/namespaces/default", None),
+        ("POST", "/v1/namespaces/taken-over", {"plan": "unlimited"}),
+        ("DELETE", "/v1/namespaces/default", None),
+        ("GET", "/v1/plans", None),
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),
     ]
 
@@ -130,7 +135,14 @@ async def test_a_role_ends_where_the_next_one_begins(scene: Scene, role: str, to
     key = (await scene.ask("POST", "/v1/keys", {"role": role}))["key"]
     beyond: dict[str, list[Asked]] = {
         "viewer": [asked for asked in an_operators(scene.agent, name, CALL) if asked[0] != "GET"],
-        "operator": [("POST", "/v1/keys", {"role": "admin"}), ("POST", "/v1/switches/global", {"pulled": True})],
+        "operator": [
+            ("POST", "/v1/keys", {"role": "admin"}),
+            ("POST", "/v1/switches/global", {"pulled": True}),
+            ("GET", "/v1/namespaces", None),
+            ("GET", "/v1/namespaces/other", None),
+            ("POST", "/v1/namespaces/default", {"plan": "unlimited"}),
+            ("DELETE", "/v1/namespaces/other", None),
+        ],
     }
     before = await everything_in(scene.first.redis_url)
     async with scene.first.client(key) as client:

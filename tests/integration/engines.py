@@ -11,7 +11,13 @@ from grpc import aio
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.status import error_of
-from interlock.governance.v1 import admin_pb2, admin_pb2_grpc, configuration_pb2_grpc, governance_pb2_grpc
+from interlock.governance.v1 import (
+    admin_pb2,
+    admin_pb2_grpc,
+    configuration_pb2_grpc,
+    governance_pb2_grpc,
+    namespaces_pb2_grpc,
+)
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy.credentials import new_key
 from interlock.policy.engine import Engine
@@ -33,6 +39,7 @@ class EngineClient:
     key: str = ADMIN_KEY
     token: str = SIDECAR_TOKEN
     engine: Engine | None = None
+    namespace: str = ""
 
     def __post_init__(self) -> None:
         self.governance = governance_pb2_grpc.GovernanceStub(self.channel)
@@ -44,13 +51,18 @@ class EngineClient:
         self.calls = admin_pb2_grpc.CallsStub(self.channel)
         self.audit = admin_pb2_grpc.AuditStub(self.channel)
         self.configuration = configuration_pb2_grpc.ConfigurationStub(self.channel)
+        self.namespaces = namespaces_pb2_grpc.NamespacesStub(self.channel)
 
     def speaking_with(self, key: str) -> "EngineClient":
         return EngineClient(self.channel, key, self.token)
 
+    def acting_in(self, namespace: str) -> "EngineClient":
+        return EngineClient(self.channel, self.key, self.token, namespace=namespace)
+
     @property
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        return (("authorization", f"Bearer {self.key}"), ("interlock-sidecar-token", self.token))
+        elsewhere = (("interlock-namespace", self.namespace),) if self.namespace else ()
+        return (("authorization", f"Bearer {self.key}"), ("interlock-sidecar-token", self.token), *elsewhere)
 
     async def ask(self, method: Any, request: Any) -> Any:
         """Calls a stub's method; what it fails with is the InterlockError."""

@@ -113,7 +113,7 @@ def test_the_page_names_no_field_of_a_tool_that_is_not_accepted() -> None:
 def test_the_roles_of_the_pages_are_those_of_the_engine(role: Role) -> None:
     assert f"`{role.name.lower()}`" in section(OPERATIONS, "Keys and roles")
     told = {named for _, _, named in ROUTE.findall(HTTP)}
-    assert told == {"own", "viewer", "operator"}
+    assert told == {"own", "viewer", "operator", "admin"}
     identity = Identity("key_1", "default", role, "a1" if role is Role.AGENT else "")
     assert access.readable_agent(identity, "a1").agent_id == "a1"
     if role is Role.VIEWER:
@@ -196,7 +196,11 @@ KINDS = {
     **dict.fromkeys(("agent_id_mismatch", "one_mode", "unsupported"), Kind.INVALID),
     **dict.fromkeys(("policy_not_found", "key_not_found", "call_not_found", "no_such_route"), Kind.NOT_FOUND),
     **dict.fromkeys(("call_not_open", "tool_changing", "managed_by_another", "configuration_changing"), Kind.CONFLICT),
-    "invalid_cursor": Kind.INVALID,
+    **dict.fromkeys(("invalid_cursor", "invalid_namespace", "unknown_plan"), Kind.INVALID),
+    **dict.fromkeys(("namespace_in_use", "namespace_deleted", "namespace_changing"), Kind.CONFLICT),
+    "namespace_not_found": Kind.NOT_FOUND,
+    "payment_required": Kind.EXHAUSTED,
+    "feature_not_available": Kind.DENIED,
     "too_many_followers": Kind.EXHAUSTED,
 }
 

@@ -6,11 +6,12 @@ from typing import Annotated, Any
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, MAX_LISTED, connected
 from interlock.cli.completion import agent_names
 from interlock.cli.output import AsJson, show_json, show_one, show_rows, show_table
 
-app = typer.Typer(help="Switch agents off and on, and see what they did.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(help="Switch agents off and on, and see what they did.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("time", "tool", "decision", "policy_reason", "spend_usd", "risk_level", "call_id", "count")
 STANDING = (

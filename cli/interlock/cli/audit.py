@@ -5,13 +5,14 @@ from typing import Annotated
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, MAX_LISTED, connected
 from interlock.cli.completion import agent_names
 from interlock.cli.event_lines import coloured, event_line
 from interlock.cli.following import Follower, until_interrupted
 from interlock.cli.output import AsJson, show_line, show_rows
 
-app = typer.Typer(help="Read the audit trail.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(help="Read the audit trail.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("seq", "at", "type", "tool", "verdict", "reason", "charged_usd", "call_id")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.audit import COLUMNS as EVENT_COLUMNS
 from interlock.cli.client import EXIT_CODES, MAX_LISTED, connected
 from interlock.cli.completion import agent_names, tool_names
@@ -15,7 +16,7 @@ from interlock.cli.event_lines import call_line, coloured
 from interlock.cli.following import Follower, until_interrupted
 from interlock.cli.output import AsJson, show_fields, show_json, show_line, show_one, show_rows, show_table
 
-app = typer.Typer(
+app = OperatorCommands(
     help="See calls that are still open, and resolve those of unknown outcome.", epilog=EXIT_CODES, no_args_is_help=True
 )
 

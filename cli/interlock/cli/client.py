@@ -12,10 +12,11 @@ from urllib.parse import quote, urlsplit
 
 import typer
 
+from interlock.cli.acting import acting_in
+from interlock.governance.errors import InterlockError
+
 if TYPE_CHECKING:
     import httpx
-
-from interlock.governance.errors import InterlockError
 
 DEFAULT_BASE_URL = "http://127.0.0.1:8400"
 LOOPBACK = frozenset({"localhost", "127.0.0.1", "::1"})
@@ -138,7 +139,7 @@ def connected() -> Iterator[Client]:
         key = api_key(os.environ.get("INTERLOCK_API_KEY", ""))
         with httpx.Client(
             base_url=root,
-            headers={"Authorization": f"Bearer {key}"},
+            headers={"Authorization": f"Bearer {key}"} | acting_in(),
             timeout=TIMEOUT_S,
             trust_env=urlsplit(root).hostname not in LOOPBACK,  # HTTP_PROXY shall not see a key meant for this machine
         ) as http:

@@ -172,7 +172,9 @@ def _problem(detail: ErrorDetails, layers: Sequence[Layer]) -> Problem:
 def _suggestion(path: yaml_tree.Path) -> str:
     model: Any = Configuration
     for key in path[:-1]:
-        model = _model_in(model.model_fields[key].annotation)
+        # What is no field is a name in a mapping, whose model is at hand already.
+        if key in model.model_fields:
+            model = _model_in(model.model_fields[key].annotation)
     near = get_close_matches(str(path[-1]), model.model_fields, 1)
     return f"; did you mean {near[0]}?" if near else ""
 

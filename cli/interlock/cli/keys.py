@@ -5,10 +5,11 @@ from typing import Annotated
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, connected
 from interlock.cli.output import AsJson, show_fields, show_json, show_one, show_rows
 
-app = typer.Typer(help="Make, list and revoke API keys.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(help="Make, list and revoke API keys.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("key_id", "role", "agent_id", "label", "created_at", "revoked_at")
 

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from interlock.cli import agents, audit, calls, keys, policies, switch, tools
+from interlock.cli import agents, audit, calls, keys, namespaces, policies, switch, tools
+from interlock.cli.acting import in_namespace
 from interlock.cli.output import AsJson
 from interlock.cli.role import Role
 from interlock.cli.sorting import Sort
@@ -83,6 +84,7 @@ def master_key() -> None:
 
 
 @app.command(rich_help_panel=OPERATE)
+@in_namespace
 def top(
     sort: Annotated[Sort, typer.Option(help="By what agents are sorted, the greatest first.")] = Sort.RATE,
     limit: Annotated[int | None, typer.Option("--limit", "-n", min=1, help="At most so many agents.")] = None,
@@ -100,7 +102,7 @@ def top(
     run(View(sort, limit), interval, once=once, as_json=as_json)
 
 
-for group in (agents, tools, policies, keys, switch, calls, audit):
+for group in (agents, tools, policies, keys, switch, calls, audit, namespaces):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel=OPERATE)
 
 

@@ -6,12 +6,13 @@ from typing import Annotated, TypeVar
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, connected
 from interlock.cli.completion import agent_names
 from interlock.cli.documents import FromFile, document, given
 from interlock.cli.output import AsJson, show_fields, show_json, show_rows
 
-app = typer.Typer(help="Show and set what agents may do.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(help="Show and set what agents may do.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = (
     *("agent_id", "allowed_tools", "blocked_tools", "max_actions_per_hour"),

@@ -5,10 +5,13 @@ from typing import Annotated
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, connected
 from interlock.cli.output import AsJson, show_one, show_rows
 
-app = typer.Typer(help="Pull and lift the kill switches above the agents.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(
+    help="Pull and lift the kill switches above the agents.", epilog=EXIT_CODES, no_args_is_help=True
+)
 
 COLUMNS = ("scope", "pulled", "reason", "changed_at")
 

@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, USAGE, ApiError, connected
 from interlock.cli.completion import tool_names
 from interlock.cli.documents import FromFile, document, given
 from interlock.cli.output import AsJson, show_one, show_rows
 
-app = typer.Typer(help="Register, show and switch tools.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(help="Register, show and switch tools.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("name", "scope_id", "url", "enabled", "on_ambiguous", "risk", "timeout_ms", "max_retries", "has_secret")
 

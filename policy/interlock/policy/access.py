@@ -1,7 +1,7 @@
 """Who may do what: pure checks of an identity's role and reach."""
 
 from interlock.governance.errors import DeniedError, InvalidRequestError
-from interlock.policy.model import AGENT_ID, Identity, Role, Scope
+from interlock.policy.model import AGENT_ID, NAMESPACE, Identity, Role, Scope
 
 
 def acting_agent(identity: Identity, named: str) -> Scope:
@@ -31,6 +31,24 @@ def managed_agent(identity: Identity, named: str) -> Scope:
 def require(identity: Identity, role: Role) -> None:
     if identity.role < role:
         raise DeniedError("permission_denied", f"this needs the role {role.name.lower()}")
+
+
+def namespace(identity: Identity, named: str) -> str:
+    """The namespace that an identity acts in: its own, or the one that an admin names.
+
+    Errors: DeniedError for anybody else's, InvalidRequestError for a bad name.
+    """
+    if named in ("", identity.namespace):
+        return identity.namespace
+    if identity.role is not Role.ADMIN:
+        raise DeniedError("permission_denied", "only an admin reaches another namespace than its key's own")
+    return namespace_name(named)
+
+
+def namespace_name(value: str) -> str:
+    if not NAMESPACE.fullmatch(value):
+        raise InvalidRequestError("invalid_namespace", "a namespace's name is 1-63 of a-z 0-9 -", field="namespace")
+    return value
 
 
 def agent_id(value: str) -> str:

@@ -15,8 +15,9 @@ import structlog
 from interlock.governance.errors import ConflictError, InterlockError, InvalidRequestError
 from interlock.policy import policies, tools
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import OWNER, Policy, Scope, Tool, VersionedPolicy
-from interlock.policy.ports import Directory, ToolChange
+from interlock.policy.model import OWNER, Policy, Scope, Snapshot, Tool, VersionedPolicy
+from interlock.policy.plans import Plan, Plans
+from interlock.policy.ports import Directory, NoRoomError, ToolChange
 from interlock.policy.secrets import Keyring
 
 log = structlog.get_logger(__name__)
@@ -42,11 +43,14 @@ class Action(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class WantedTool:
-    """A tool as it is to be. `enabled` None leaves the switch: on, unless it was pulled by hand."""
+    """A tool as it is to be. `enabled` None leaves the switch: on, unless it was pulled by hand. Without `says_ttl` the
+    plan says how long its successes are replayed.
+    """
 
     tool: Tool
     secrets: tools.Secrets
     enabled: bool | None = None
+    says_ttl: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +161,7 @@ def tool_steps(
     current: Mapping[tuple[str, str], Tool],
     *,
     namespace: str,
+    plan: Plan,
     keyring: Keyring,
     now_ms: int,
 ) -> list[ToolStep]:
@@ -165,9 +170,10 @@ def tool_steps(
     asked = {(wanted.tool.scope_id, wanted.tool.name): wanted for wanted in desired.tools}
     for key, wanted in sorted(asked.items()):
         before = current.get(key)
+        tool = replace(wanted.tool, dedup_ttl_s=plan.ttl_s(wanted.tool.dedup_ttl_s if wanted.says_ttl else None))
         try:
             sealed = tools.with_secrets(
-                wanted.tool, wanted.secrets, before, namespace=namespace, keyring=keyring, now_ms=now_ms
+                tool, wanted.secrets, before, namespace=namespace, keyring=keyring, now_ms=now_ms
             )
         except InvalidRequestError as error:  # a secret was left out that is not there to be kept
             raise _below(f"tools.{wanted.tool.name}", error) from error
@@ -199,7 +205,11 @@ def _switched(tool: Tool, enabled: bool | None, before: Tool | None) -> tuple[To
     """The tool with its kill switch, and whether that is held: off wins, and what a hand has pulled a hand lifts."""
     by_hand = before is not None and not before.enabled and not before.disabled_by_file
     off = enabled is False
-    return replace(tool, enabled=not (off or by_hand), disabled_by_file=off and not by_hand), by_hand and not off
+    switched = replace(tool, enabled=not (off or by_hand), disabled_by_file=off and not by_hand)
+    if before is not None and not before.enabled and not switched.enabled:
+        pull = {name: getattr(before, name) for name in ("disabled_reason", "disabled_at_ms", "disabled_by")}
+        switched = replace(switched, **pull)
+    return switched, by_hand and not off
 
 
 def _same(one: Tool, other: Tool) -> bool:
@@ -209,9 +219,12 @@ def _same(one: Tool, other: Tool) -> bool:
 class Applier:
     """Makes a namespace what is asked for."""
 
-    def __init__(self, directory: Directory, knowledge: Knowledge, keyring: Keyring, check_tool: CheckTool) -> None:
+    def __init__(
+        self, directory: Directory, knowledge: Knowledge, plans: Plans, keyring: Keyring, check_tool: CheckTool
+    ) -> None:
         self._directory = directory
         self._knowledge = knowledge
+        self._plans = plans
         self._keyring = keyring
         self._check_tool = check_tool
 
@@ -226,39 +239,41 @@ class Applier:
         done: dict[str, Step] = {}
         try:
             for _ in range(ATTEMPTS):
-                steps = await self._planned(namespace, desired)
+                snapshot = await self._knowledge.up_to_date(namespace)
+                steps = await self._planned(snapshot, desired)
                 if dry_run:
                     return steps
                 _refuse_conflicts(steps)
-                if await self._write(namespace, steps, facts, done):
+                if await self._write(snapshot, steps, facts, done):
                     return _told(steps, done)
         except InterlockError as error:
             raise _after(done, error) from error
         raise _after(done, ConflictError("configuration_changing", "others are changing the same things; try again"))
 
-    async def _planned(self, namespace: str, desired: Desired) -> list[Step]:
-        snapshot = await self._knowledge.up_to_date(namespace)
+    async def _planned(self, snapshot: Snapshot, desired: Desired) -> list[Step]:
+        namespace, plan = snapshot.namespace.name, self._plans.of(snapshot.namespace)
         agents = sorted({*await self._directory.agents(namespace), *desired.policies})
         held = await self._directory.policies([Scope(namespace, agent_id) for agent_id in agents])
         now_ms = int(time.time() * 1000)
         return [
             *policy_steps(desired, dict(zip(agents, held, strict=True))),
-            *tool_steps(desired, snapshot.tools, namespace=namespace, keyring=self._keyring, now_ms=now_ms),
+            *tool_steps(desired, snapshot.tools, namespace=namespace, plan=plan, keyring=self._keyring, now_ms=now_ms),
         ]
 
-    async def _write(self, namespace: str, steps: Sequence[Step], facts: Facts, done: dict[str, Step]) -> bool:
+    async def _write(self, snapshot: Snapshot, steps: Sequence[Step], facts: Facts, done: dict[str, Step]) -> bool:
         """Writes what is planned; False if something has moved since.
 
         Policies come before the tools, so that no tool is open under a policy that did not know it; those that go, go
         after them.
         """
+        namespace = snapshot.namespace.name
         put = [step for step in steps if isinstance(step, PolicyStep) and step.action is not Action.DELETE]
         gone = [step for step in steps if isinstance(step, PolicyStep) and step.action is Action.DELETE]
         changed = [step for step in steps if isinstance(step, ToolStep)]
         for step in put:
             if not await self._put_policy(Scope(namespace, step.agent_id), step, facts, done):
                 return False
-        if not await self._change_tools(namespace, changed, facts, done):
+        if not await self._change_tools(snapshot, changed, facts, done):
             return False
         for step in gone:
             if not await self._delete_policy(Scope(namespace, step.agent_id), step, facts, done):
@@ -285,15 +300,18 @@ class Applier:
         return version is not None
 
     async def _change_tools(
-        self, namespace: str, steps: Sequence[ToolStep], facts: Facts, done: dict[str, Step]
+        self, snapshot: Snapshot, steps: Sequence[ToolStep], facts: Facts, done: dict[str, Step]
     ) -> bool:
         """All in one step, with those that stay as they are: the whole is as asked for, or as it was."""
         changing = [step for step in steps if step.action is not Action.UNCHANGED]
         if not changing:
             return True
-        revision = await self._directory.change_tools(
-            namespace, [ToolChange(step.before, step.after) for step in steps]
-        )
+        changes = [ToolChange(step.before, step.after) for step in steps]
+        namespace, room = snapshot.namespace.name, self._plans.room(snapshot.namespace)
+        try:
+            revision = await self._directory.change_tools(namespace, changes, room=room, facts=json.dumps(facts))
+        except NoRoomError as full:
+            raise self._plans.no_room(snapshot.namespace, len(snapshot.tools)) from full
         self._knowledge.forget(namespace)
         if revision is None:
             return False
@@ -324,4 +342,6 @@ def _after(done: Mapping[str, Step], error: InterlockError) -> InterlockError:
     if not done:
         return error
     listed = ", ".join(f"{step.action.lower()} {step.what}" for step in done.values())
-    return type(error)(error.reason, f"{error.message}; done before: {listed}; apply again to finish")
+    # Whatever the failure itself left undone, something was done.
+    facts = {name: value for name, value in error.metadata.items() if name != "effect"}
+    return type(error)(error.reason, f"{error.message}; done before: {listed}; apply again to finish", **facts)

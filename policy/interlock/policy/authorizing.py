@@ -20,8 +20,8 @@ from interlock.policy.model import (
     Ruling,
     Scope,
     Tool,
-    VersionedPolicy,
 )
+from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Ledger, PolicyMoved, Reservation
 
 MAX_KEY_BYTES = 256
@@ -71,9 +71,10 @@ class ToolChanged:
 class Authorizer:
     """Judges calls."""
 
-    def __init__(self, ledger: Ledger, knowledge: Knowledge, *, allow_without_policy: bool) -> None:
+    def __init__(self, ledger: Ledger, knowledge: Knowledge, plans: Plans, *, allow_without_policy: bool) -> None:
         self._ledger = ledger
         self._knowledge = knowledge
+        self._plans = plans
         self._allow_without_policy = allow_without_policy
 
     async def resolve(self, credential: str, agent_id: str, tool: str) -> tuple[Scope, Tool]:
@@ -113,9 +114,12 @@ class Authorizer:
             return ToolChanged(scope)
         await self._knowledge.see(scope)
         policy = await self._knowledge.policy(scope)
-        ruling = rules.lists(tool, policy.policy, allow_without_policy=self._allow_without_policy)
-        limits = rules.limits(tool.name, policy.policy, question.declared_micros)
-        reservation = _reservation(question, standing, scope, tool, policy, switch, ruling, limits)
+        namespace = standing.snapshot.namespace
+        held = rules.terms(policy.policy, namespace, allow_without_policy=self._allow_without_policy)
+        ruling = rules.lists(tool, held)
+        limits = rules.limits(tool.name, held.policy, question.declared_micros)
+        plan = self._plans.of(namespace)
+        reservation = _reservation(question, standing, scope, tool, policy.version, plan, switch, ruling, limits)
         result = await self._ledger.authorize(reservation)
         if isinstance(result, PolicyMoved):
             self._knowledge.learn(scope, result.policy)
@@ -125,7 +129,7 @@ class Authorizer:
             await self._ledger.withdraw(scope, question.attempt_id, tool.name, decision)
             await self._knowledge.refresh(scope.namespace)
             return None
-        rule = matched_rule(decision.reason, switch, ruling, limits)
+        rule = matched_rule(decision.reason, switch, ruling, limits, held.origin)
         return Judged(scope, decision, limits, rule, tool.risk)
 
     async def _outdated(self, standing: Standing) -> bool:
@@ -158,15 +162,15 @@ def check(question: Question) -> None:
             raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
 
 
-def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits) -> str:
-    """The rule behind a refusal, in the words of the policy; empty if nothing was refused."""
+def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits, origin: str = "") -> str:
+    """The rule behind a refusal, in the words of the policy, `origin` before them; empty if nothing was refused."""
     by_reason = {
         switch.reason: switch.matched_rule,
         ruling.reason: ruling.matched_rule,
         "agent_disabled": "switch: agent",
-        "max_actions_per_hour_exceeded": f"max_actions_per_hour: {limits.actions_per_hour}",
-        "max_calls_per_tool_exceeded": f"max_calls_per_tool: {limits.calls_of_tool}",
-        "max_spend_usd_per_day_exceeded": f"max_spend_usd_per_day: {limits.spend_micros_per_day / 1_000_000:g}",
+        "max_actions_per_hour_exceeded": f"{origin}max_actions_per_hour: {limits.actions_per_hour}",
+        "max_calls_per_tool_exceeded": f"{origin}max_calls_per_tool: {limits.calls_of_tool}",
+        "max_spend_usd_per_day_exceeded": f"{origin}max_spend_usd_per_day: {limits.spend_micros_per_day / 1_000_000:g}",
     }
     return by_reason.get(reason, "")
 
@@ -176,7 +180,8 @@ def _reservation(
     standing: Standing,
     scope: Scope,
     tool: Tool,
-    policy: VersionedPolicy,
+    policy_version: int,
+    plan: Plan,
     switch: Ruling,
     ruling: Ruling,
     limits: Limits,
@@ -199,14 +204,14 @@ def _reservation(
         key=key,
         fingerprint=question.fingerprint.hex(),
         tool=tool.name,
-        policy_version=policy.version,
+        policy_version=policy_version,
         switch_reason=switch.reason,
         rule_reason=ruling.reason,
         limits=limits,
         lease_ms=rules.lease_ms(tool),
         # A call that is a call of its own whatever it says cannot be repeated, so there is nothing to hold.
         hold=tool.hold and repeatable,
-        ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key),
+        ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key, max_ttl_s=plan.max_ttl_s),
         will_wait=question.will_wait,
         awaited_call_id=question.awaited_call_id,
         basis=standing.snapshot.epochs,

@@ -3,6 +3,8 @@
 import hashlib
 import re
 import secrets
+from dataclasses import dataclass, field, replace
+from typing import Self
 
 from interlock.governance.ids import base62, new_id
 
@@ -10,6 +12,18 @@ __all__ = ["address", "base62", "looks_like_key", "new_id", "new_key"]
 
 KEY_PREFIX = "once_live_"
 _KEY = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{43}}", re.ASCII)
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """What a caller shows: a bearer key, and the namespace it wants to act in (empty: the key's own)."""
+
+    key: str = field(repr=False)
+    namespace: str = ""
+
+    def at_home(self) -> Self:
+        """The same without another namespace."""
+        return replace(self, namespace="")
 
 
 def new_key() -> str:

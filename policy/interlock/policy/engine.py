@@ -18,6 +18,8 @@ from interlock.governance.v1 import (
     configuration_pb2_grpc,
     governance_pb2,
     governance_pb2_grpc,
+    namespaces_pb2,
+    namespaces_pb2_grpc,
 )
 from interlock.policy import credentials, tools
 from interlock.policy.applying import Applier
@@ -25,7 +27,8 @@ from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import ApiKey, Identity, Role
+from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
+from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, Ledger, Overview
 from interlock.policy.renewing import Renewer
 from interlock.policy.secrets import load_keyring
@@ -34,6 +37,7 @@ from interlock.policy.services.calls import AuditService, CallsService
 from interlock.policy.services.configuration import ConfigurationService
 from interlock.policy.services.governance import GovernanceService
 from interlock.policy.services.keys import KeysService
+from interlock.policy.services.namespaces import NamespacesService
 from interlock.policy.services.policies import PoliciesService
 from interlock.policy.services.tools import ToolsService
 from interlock.policy.settings import EngineSettings
@@ -41,12 +45,12 @@ from interlock.policy.waiting import Waits
 
 log = structlog.get_logger(__name__)
 
-DEFAULT_NAMESPACE = "default"
 HEALTH_INTERVAL_S = 0.5
 SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *governance_pb2.DESCRIPTOR.services_by_name.values(),
     *admin_pb2.DESCRIPTOR.services_by_name.values(),
     *configuration_pb2.DESCRIPTOR.services_by_name.values(),
+    *namespaces_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -77,12 +81,13 @@ class Engine:
         inline = settings.master_key.get_secret_value() if settings.master_key else None
         self._keyring = load_keyring(inline, settings.master_key_file)
         self._settings = settings
+        self._plans = Plans(settings.plans, settings.default_plan)
         self._ledger = store.ledger
         self._overview = store.overview
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
         self._governance = GovernanceService(
-            Authorizer(self._ledger, self._knowledge, allow_without_policy=allow),
+            Authorizer(self._ledger, self._knowledge, self._plans, allow_without_policy=allow),
             Renewer(self._ledger, self._knowledge, allow_without_policy=allow),
             DegradedCalls(self._directory, self._ledger, self._knowledge),
             self._ledger,
@@ -96,7 +101,7 @@ class Engine:
             allow_loopback=settings.allow_loopback_tools,
             allow_plaintext_tokens=settings.allow_plaintext_token_urls,
         )
-        applier = Applier(self._directory, self._knowledge, self._keyring, check_tool)
+        applier = Applier(self._directory, self._knowledge, self._plans, self._keyring, check_tool)
         self._configuration = ConfigurationService(applier, self._knowledge)
 
     async def apply(self, request: configuration_pb2.ApplyRequest) -> configuration_pb2.ApplyResponse:
@@ -113,6 +118,7 @@ class Engine:
         tools = ToolsService(
             directory,
             knowledge,
+            self._plans,
             self._keyring,
             allow_loopback=self._settings.allow_loopback_tools,
             allow_plaintext_tokens=self._settings.allow_plaintext_token_urls,
@@ -125,6 +131,8 @@ class Engine:
         admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
         admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge, self._following), server)
         configuration_pb2_grpc.add_ConfigurationServicer_to_server(self._configuration, server)
+        namespaces = NamespacesService(directory, knowledge, self._plans)
+        namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
         self.register_health(server)
 
     def register_health(self, server: Any) -> None:

@@ -4,11 +4,13 @@ Nothing here has to be fresh for a decision to be right: every decision carries 
 tells when one has moved. What is remembered for a namespace is forgotten together.
 """
 
-from dataclasses import dataclass, field
+import asyncio
+from dataclasses import dataclass, field, replace
 
-from interlock.governance.errors import UnauthenticatedError
-from interlock.policy import credentials
-from interlock.policy.model import Epochs, Identity, Scope, Snapshot, VersionedPolicy
+from interlock.governance.errors import NotFoundError, UnauthenticatedError
+from interlock.policy import access, credentials
+from interlock.policy.credentials import Credential
+from interlock.policy.model import Epochs, Identity, Role, Scope, Snapshot, VersionedPolicy
 from interlock.policy.ports import Directory
 
 MAX_REMEMBERED = 50_000
@@ -37,6 +39,8 @@ class Knowledge:
         self._homes: dict[str, str] = {}
         self._policies: dict[Scope, VersionedPolicy] = {}
         self._seen: set[Scope] = set()
+        self._coming: dict[str, asyncio.Task[_Remembered]] = {}
+        self._loading: dict[str, asyncio.Task[_Remembered]] = {}
 
     async def identify(self, credential: str) -> Standing:
         """Whose key it is. Errors: UnauthenticatedError `missing_key` or `invalid_key`."""
@@ -48,16 +52,35 @@ class Knowledge:
             return Standing(remembered.identities[address], remembered.snapshot)
         return await self._look_up(credential, address)
 
-    async def authenticate(self, credential: str) -> Identity:
-        """Whose key it is, from the record itself: for what is not held to an epoch afterwards."""
-        if not credential:
+    async def authenticate(self, credential: Credential) -> Identity:
+        """Whose key it is, from the record itself: for what is not held to an epoch afterwards.
+
+        An admin's identity is that of the namespace it names; of one that was deleted there is only something to read.
+        Errors: UnauthenticatedError, DeniedError, InvalidRequestError, NotFoundError `namespace_not_found`.
+        """
+        if not credential.key:
             raise UnauthenticatedError("missing_key", "a bearer key is needed")
-        return await self._stored(credential, credentials.address(credential))
+        identity = await self._stored(credential.key, credentials.address(credential.key))
+        if not (await self._directory.namespace(identity.namespace)).exists:
+            raise _invalid_key()
+        name = access.namespace(identity, credential.namespace)
+        if name == identity.namespace:
+            return identity
+        named = await self._directory.namespace(name)
+        if named.exists:
+            return replace(identity, namespace=name)
+        if not named.revision:
+            raise NotFoundError("namespace_not_found", "there is no namespace of that name")
+        return replace(identity, namespace=name, role=Role.VIEWER)
 
     async def _look_up(self, credential: str, address: str) -> Standing:
         namespace = (await self._stored(credential, address)).namespace
-        await self.snapshot(namespace)
-        remembered = self._namespaces[namespace]
+        remembered = await self._loaded(namespace)
+        if not remembered.snapshot.namespace.exists:
+            # It may have been made since.
+            remembered = await self._loaded_anew(namespace)
+        if not remembered.snapshot.namespace.exists:
+            raise _invalid_key()
         # Read again behind the snapshot: a key revoked since has raised the epoch that this snapshot is held to.
         identity = await self._stored(credential, address)
         if len(self._homes) >= MAX_REMEMBERED:
@@ -69,18 +92,46 @@ class Knowledge:
     async def _stored(self, credential: str, address: str) -> Identity:
         key = await self._directory.key(address) if credentials.looks_like_key(credential) else None
         if key is None or key.revoked_at_ms:
-            raise UnauthenticatedError("invalid_key", "Invalid API key")
+            raise _invalid_key()
         return key.identity
 
     async def snapshot(self, namespace: str) -> Snapshot:
-        remembered = self._namespaces.get(namespace)
-        return remembered.snapshot if remembered else await self.refresh(namespace)
+        return (await self._loaded(namespace)).snapshot
 
     async def refresh(self, namespace: str) -> Snapshot:
         """Forgets all that is known of a namespace and asks anew."""
-        snapshot = await self._directory.snapshot(namespace)
-        self._namespaces[namespace] = _Remembered(snapshot)
-        return snapshot
+        return (await self._loaded_anew(namespace)).snapshot
+
+    async def _loaded(self, namespace: str) -> _Remembered:
+        """What is known of a namespace: how old it is does not matter, so a load that is under way will do."""
+        remembered = self._namespaces.get(namespace)
+        if remembered is not None:
+            return remembered
+        return await asyncio.shield(self._loading.get(namespace) or self._next_load(namespace))
+
+    async def _loaded_anew(self, namespace: str) -> _Remembered:
+        """The same, asked for after this was called: a load that is under way may have missed what the caller knows."""
+        return await asyncio.shield(self._next_load(namespace))
+
+    def _next_load(self, namespace: str) -> asyncio.Task[_Remembered]:
+        """The load that begins next: one for all who ask until it does."""
+        coming = self._coming.get(namespace)
+        if coming is None:
+            coming = asyncio.create_task(self._load(namespace, self._loading.get(namespace)))
+            coming.add_done_callback(_heard)
+            self._coming[namespace] = coming
+        return coming
+
+    async def _load(self, namespace: str, before: asyncio.Task[_Remembered] | None) -> _Remembered:
+        if before is not None:
+            await asyncio.wait([before])
+        self._loading[namespace] = self._coming.pop(namespace)
+        try:
+            remembered = _Remembered(await self._directory.snapshot(namespace))
+        finally:
+            del self._loading[namespace]
+        self._namespaces[namespace] = remembered
+        return remembered
 
     def forget(self, namespace: str | None = None) -> None:
         """Drops what is remembered of a namespace (None: of all), because this engine itself has just changed it."""
@@ -126,3 +177,13 @@ class Knowledge:
         if len(self._seen) >= MAX_REMEMBERED:
             self._seen.clear()
         self._seen.add(scope)
+
+
+def _heard(load: asyncio.Task[_Remembered]) -> None:
+    """Who asked for it may be gone: then nobody else hears why it failed."""
+    if not load.cancelled():
+        load.exception()
+
+
+def _invalid_key() -> UnauthenticatedError:
+    return UnauthenticatedError("invalid_key", "Invalid API key")

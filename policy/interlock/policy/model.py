@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 NAMESPACE = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
+DEFAULT_NAMESPACE = "default"
+"""It was always there, and cannot be deleted."""
 AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}", re.ASCII)
 TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}", re.ASCII)
 OWNER = re.compile(r"[A-Za-z0-9_.@:/-]{1,128}", re.ASCII)
@@ -162,6 +164,9 @@ class Tool:
     reconcile_url: str = ""
     reconcile_deadline_s: int = 86_400
     reconcile_timeout_ms: int = 5_000
+    disabled_reason: str = ""
+    disabled_at_ms: int = 0
+    disabled_by: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,11 +201,46 @@ class VersionedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A kill switch. Pulled, nothing goes through."""
+    """A kill switch. Pulled, nothing goes through. `changed_by` is the id of a key."""
 
     pulled: bool = False
     reason: str = ""
     changed_at_ms: int = 0
+    changed_by: str = ""
+
+
+class DefaultRule(StrEnum):
+    """What holds for an agent without a policy of its own: `engine` is what the engine's settings say."""
+
+    ENGINE = "engine"
+    ALLOW = "allow"
+    DENY = "deny"
+    POLICY = "policy"
+
+
+@dataclass(frozen=True, slots=True)
+class DefaultPolicy:
+    """A namespace's rule for agents without a policy of their own; a policy comes with the rule `policy` alone."""
+
+    rule: DefaultRule = DefaultRule.ENGINE
+    policy: Policy | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Namespace:
+    """A namespace as it is kept. No plan is the engine's default. Revision 0: there is no record of it."""
+
+    name: str
+    description: str = ""
+    plan: str = ""
+    default_policy: DefaultPolicy = DefaultPolicy()
+    created_at_ms: int = 0
+    deleted_at_ms: int = 0
+    revision: int = 0
+
+    @property
+    def exists(self) -> bool:
+        return self.name == DEFAULT_NAMESPACE or (self.revision > 0 and not self.deleted_at_ms)
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,10 +259,21 @@ class Snapshot:
     world_switch: Switch
     namespace_switch: Switch
     tools: Mapping[tuple[str, str], Tool]
+    namespace: Namespace
 
     def tool_for(self, agent_id: str, name: str) -> Tool | None:
         """The tool an agent means: its own hides the global one of that name."""
         return self.tools.get((f"agent:{agent_id}", name)) or self.tools.get(("global", name))
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """The policy a call is held to, None where nothing is allowed; `origin` stands before the rules of one that is not
+    the agent's own.
+    """
+
+    policy: Policy | None
+    origin: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from interlock.governance.errors import ExhaustedError
 from interlock.policy.model import (
     AgentStanding,
     Answer,
@@ -19,6 +20,7 @@ from interlock.policy.model import (
     Event,
     Figures,
     Limits,
+    Namespace,
     Outcome,
     Permit,
     Progress,
@@ -116,6 +118,21 @@ class Renewed:
     word: str
     policy_version: int
     epochs: Epochs
+
+
+@dataclass(frozen=True, slots=True)
+class Room:
+    """How many tools a namespace may have under its plan; -1 is no limit. The plan's name says what this rests on."""
+
+    plan: str
+    tools: int
+
+
+ANY_NUMBER = Room("", -1)
+
+
+class NoRoomError(ExhaustedError):
+    """The namespace has as many tools as its plan allows."""
 
 
 class Ledger(Protocol):
@@ -242,19 +259,26 @@ class Directory(Protocol):
     async def agent_switch(self, scope: Scope) -> Switch:
         """As it stands; lifted for an agent nobody knows."""
 
-    async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
-        """The tool with its revision, or None if another change came first."""
+    async def put_tool(
+        self, namespace: str, tool: Tool, replaces: Tool | None, *, room: Room = ANY_NUMBER, facts: str = "{}"
+    ) -> Tool | None:
+        """The tool with its revision, or None if another change came first. Raises NoRoomError."""
 
-    async def change_tools(self, namespace: str, changes: Sequence[ToolChange]) -> int | None:
-        """All of them in one step: the revision of those that are put, or None if another change came first."""
+    async def change_tools(
+        self, namespace: str, changes: Sequence[ToolChange], *, room: Room = ANY_NUMBER, facts: str = "{}"
+    ) -> int | None:
+        """All of them in one step: the revision of those that are put, or None if another change came first.
 
-    async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool:
+        Raises NoRoomError.
+        """
+
+    async def delete_tool(self, namespace: str, scope_id: str, name: str, *, facts: str = "{}") -> bool:
         """False if there was none."""
 
-    async def set_switch(self, namespace: str | None, switch: Switch) -> Switch:
+    async def set_switch(self, namespace: str | None, switch: Switch, *, facts: str = "{}") -> Switch:
         """Of a namespace, or (None) of everything."""
 
-    async def create_key(self, sha256_hex: str, key: ApiKey) -> bool:
+    async def create_key(self, sha256_hex: str, key: ApiKey, *, facts: str = "{}") -> bool:
         """False if that key existed before, revoked or not."""
 
     async def key(self, sha256_hex: str) -> ApiKey | None:
@@ -263,8 +287,26 @@ class Directory(Protocol):
     async def keys(self, namespace: str) -> Sequence[ApiKey]:
         """All of a namespace, oldest first."""
 
-    async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None:
+    async def revoke_key(self, namespace: str, key_id: str, *, facts: str = "{}") -> ApiKey | None:
         """Ends a key for every engine's next decision. None if the namespace has no such key."""
+
+    async def namespace(self, name: str) -> Namespace:
+        """Its record; revision 0 without one."""
+
+    async def namespaces(self) -> Sequence[Namespace]:
+        """All that have a record, deleted ones included, by name."""
+
+    async def put_namespace(
+        self, namespace: Namespace, month: str, runs: int, *, facts: str = "{}"
+    ) -> Namespace | None:
+        """The namespace with its new revision, or None if another change came first: the revision given is the one
+        replaced. `runs` were let through in `month` so far, at least.
+        """
+
+    async def delete_namespace(self, namespace: Namespace, *, force: bool, facts: str = "{}") -> Namespace | None:
+        """As it then stands, or None if another change came first. Raises ConflictError `namespace_in_use` if it has
+        tools.
+        """
 
     async def see_agent(self, scope: Scope) -> None:
         """Puts an agent into its namespace's index."""

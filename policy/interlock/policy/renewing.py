@@ -39,8 +39,9 @@ class Renewer:
 
     def _objection(self, permit: Permit, snapshot: Snapshot, policy: Policy | None) -> str:
         """Why a new call would be refused by switches or lists; empty if it would not."""
-        switch = rules.switches(snapshot).reason
+        switch = rules.switches(snapshot).reason if snapshot.namespace.exists else "invalid_key"
         tool = snapshot.tool_for(permit.scope.agent_id, permit.tool)
         if switch or tool is None:
             return switch or "tool_disabled"
-        return rules.lists(tool, policy, allow_without_policy=self._allow_without_policy).reason
+        held = rules.terms(policy, snapshot.namespace, allow_without_policy=self._allow_without_policy)
+        return rules.lists(tool, held).reason

@@ -3,12 +3,18 @@
 from collections.abc import Iterable
 
 from interlock.governance.call_key import SAFE_METHODS, call_key
-from interlock.policy.model import Dedup, Limits, Policy, Ruling, Scope, Snapshot, Tool
+from interlock.policy.model import Dedup, DefaultRule, Limits, Namespace, Policy, Ruling, Scope, Snapshot, Terms, Tool
 
 SHORT_TTL_MS = 60_000
 """How long a call that is not de-duplicated is remembered: enough to make its own settlement idempotent."""
 LEASE_MARGIN_MS = 1_000
 """A lease outlives one try by this much; a call that takes longer renews it."""
+
+
+EVERYTHING = Policy()
+OF_NAMESPACE = "namespace's default_policy: "
+ENGINES = "default_policy: "
+"""What stands before a rule that is not the agent's own: whose default it is."""
 
 
 def switches(snapshot: Snapshot) -> Ruling:
@@ -20,17 +26,34 @@ def switches(snapshot: Snapshot) -> Ruling:
     return Ruling()
 
 
-def lists(tool: Tool, policy: Policy | None, *, allow_without_policy: bool) -> Ruling:
+def terms(own: Policy | None, namespace: Namespace, *, allow_without_policy: bool) -> Terms:
+    """What an agent is held to: its own policy, else its namespace's default, else what the engine's settings say."""
+    if own is not None:
+        return Terms(own)
+    default = namespace.default_policy
+    match default.rule:
+        case DefaultRule.ENGINE:
+            return Terms(EVERYTHING if allow_without_policy else None)
+        case DefaultRule.ALLOW:
+            return Terms(EVERYTHING, OF_NAMESPACE)
+        case DefaultRule.DENY:
+            return Terms(None, OF_NAMESPACE)
+        case DefaultRule.POLICY:
+            return Terms(default.policy, OF_NAMESPACE)
+
+
+def lists(tool: Tool, held: Terms) -> Ruling:
     """The tool's own switch, then the block list, then the allow list. Block beats allow."""
+    policy, origin = held.policy, held.origin
     if not tool.enabled:
         return Ruling("tool_disabled", f"tool: {tool.name}")
     if policy is None:
-        return Ruling() if allow_without_policy else Ruling("no_policy", "default_policy: deny")
+        return Ruling("no_policy", f"{origin or ENGINES}deny")
     blocked = first_match(policy.blocked_tools, tool.name)
     if blocked is not None:
-        return Ruling("tool_explicitly_blocked", f"blocked_tools: {blocked}")
+        return Ruling("tool_explicitly_blocked", f"{origin}blocked_tools: {blocked}")
     if policy.allowed_tools is not None and first_match(policy.allowed_tools, tool.name) is None:
-        return Ruling("tool_not_in_allowed_list", "allowed_tools")
+        return Ruling("tool_not_in_allowed_list", f"{origin}allowed_tools")
     return Ruling()
 
 
@@ -74,9 +97,9 @@ def key_of(scope: Scope, *, mode: Dedup, caller_key: str, fingerprint: bytes, at
     )
 
 
-def remembered_ms(tool: Tool, *, mode: Dedup, caller_key: str) -> int:
-    """How long a settled call is replayed."""
-    return tool.dedup_ttl_s * 1000 if is_remembered(mode=mode, caller_key=caller_key) else SHORT_TTL_MS
+def remembered_ms(tool: Tool, *, mode: Dedup, caller_key: str, max_ttl_s: int) -> int:
+    """How long a settled call is replayed: `max_ttl_s` is the plan's."""
+    return min(tool.dedup_ttl_s, max_ttl_s) * 1000 if is_remembered(mode=mode, caller_key=caller_key) else SHORT_TTL_MS
 
 
 def is_remembered(*, mode: Dedup, caller_key: str) -> bool:

@@ -1,9 +1,25 @@
 """How the governance engine runs."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+
+DAY_S = 86_400
+MAX_COUNT = 1_000_000_000
+UNLIMITED = "unlimited"
+
+PlanName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,63}$")]
+Feature = Literal[
+    "budgets",
+    "blocklist",
+    "per_tool_limits",
+    "logs",
+    "metrics",
+    "allowlist",
+    "kill_switch",
+    "anomaly_detection",
+]
 
 
 def _metadata_value(secret: SecretStr) -> SecretStr:
@@ -23,6 +39,24 @@ class TlsFiles(BaseModel):
     client_ca_file: Path | None = Field(None, description="Clients must show a certificate of this CA (mTLS)")
 
 
+class PlanSettings(BaseModel):
+    """What a namespace on this plan may use. What is left out is not limited."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    tools: int | None = Field(None, ge=0, le=MAX_COUNT, description="Registered tools")
+    runs_per_month: int | None = Field(None, ge=0, le=MAX_COUNT, description="Calls let through in a UTC month")
+    default_ttl_s: int = Field(DAY_S, ge=1, le=30 * DAY_S, description="Replay of tools that do not say how long, s")
+    max_ttl_s: int = Field(30 * DAY_S, ge=1, le=30 * DAY_S, description="Replay at most, s; longer ones are cut to it")
+    features: frozenset[Feature] | None = Field(None, description="What may be used; left out, everything")
+
+    @model_validator(mode="after")
+    def _default_within_maximum(self) -> Self:
+        if self.default_ttl_s > self.max_ttl_s:
+            raise ValueError("default_ttl_s must not be over max_ttl_s")
+        return self
+
+
 class EngineSettings(BaseModel):
     """One governance engine."""
 
@@ -39,6 +73,10 @@ class EngineSettings(BaseModel):
         description="Shared with the sidecars: who shows it may authorize, settle and resolve tools",
     )
     default_policy: Literal["allow", "deny"] = Field("deny", description="For agents without a policy of their own")
+    plans: dict[PlanName, PlanSettings] = Field(
+        default_factory=dict, description="What namespaces may use, by the plan they are on; unlimited is always there"
+    )
+    default_plan: str = Field(UNLIMITED, description="The plan of namespaces that were given none")
     allow_loopback_tools: bool = Field(False, description="Tools may be registered on loopback addresses")
     allow_plaintext_token_urls: bool = Field(
         False, description="Token URLs may be http:// beyond loopback, e.g. inside a service mesh"
@@ -50,3 +88,9 @@ class EngineSettings(BaseModel):
     bootstrap_key: SecretStr | None = Field(None, description="The first admin key; created once, never resurrected")
     drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running requests at shutdown, ms")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")
+
+    @model_validator(mode="after")
+    def _default_plan_is_known(self) -> Self:
+        if self.default_plan != UNLIMITED and self.default_plan not in self.plans:
+            raise ValueError(f"default_plan names {self.default_plan}, which plans does not hold")
+        return self

@@ -6,10 +6,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from interlock.governance.errors import ConflictError
 from interlock.policy.model import (
+    DEFAULT_NAMESPACE,
     ApiKey,
     Epochs,
     Identity,
+    Namespace,
     Role,
     Scope,
     Snapshot,
@@ -17,11 +20,18 @@ from interlock.policy.model import (
     Tool,
     VersionedPolicy,
 )
-from interlock.policy.ports import ToolChange
+from interlock.policy.ports import ANY_NUMBER, NoRoomError, Room, ToolChange
 from interlock.store import keys
 from interlock.store.connection import Connection
-from interlock.store.documents import policy_from_json, policy_to_json, tool_from_json, tool_to_json
-from interlock.store.pipe import Command
+from interlock.store.documents import (
+    default_policy_from_json,
+    default_policy_to_json,
+    policy_from_json,
+    policy_to_json,
+    tool_from_json,
+    tool_to_json,
+)
+from interlock.store.pipe import Argument, Command
 from interlock.store.settings import OLDEST
 from interlock.store.trails import RedisTrails
 
@@ -47,6 +57,7 @@ class RedisDirectory:
             ("GET", keys.of_namespace(namespace, "epoch")),
             ("HGETALL", keys.of_namespace(namespace, "switch")),
             ("HGETALL", keys.of_namespace(namespace, "tools")),
+            ("HGETALL", keys.of_namespace(namespace, "namespace")),
         )
         tools = _tools(_pairs(own[2]))
         return Snapshot(
@@ -54,6 +65,7 @@ class RedisDirectory:
             world_switch=_switch(world[1]),
             namespace_switch=_switch(own[1]),
             tools={(tool.scope_id, tool.name): tool for tool in tools},
+            namespace=_namespace(namespace, own[3]),
         )
 
     async def epochs(self, namespace: str) -> Epochs:
@@ -108,24 +120,36 @@ class RedisDirectory:
         ((off, reason, since),) = await self._redis.ask("agent_switch", command)
         return Switch(off == b"1", (reason or b"").decode(), int(since or 0))
 
-    async def put_tool(self, namespace: str, tool: Tool, replaces: Tool | None) -> Tool | None:
-        revision = await self.change_tools(namespace, [ToolChange(replaces, tool)])
+    async def put_tool(
+        self, namespace: str, tool: Tool, replaces: Tool | None, *, room: Room = ANY_NUMBER, facts: str = "{}"
+    ) -> Tool | None:
+        revision = await self.change_tools(namespace, [ToolChange(replaces, tool)], room=room, facts=facts)
         return replace(tool, revision=revision) if revision else None
 
-    async def change_tools(self, namespace: str, changes: Sequence[ToolChange]) -> int | None:
-        reply = await self._redis.run("change_tools", _tool_keys(namespace), [json.dumps([*map(_change, changes)])])
-        return int(reply[0]) or None
+    async def change_tools(
+        self, namespace: str, changes: Sequence[ToolChange], *, room: Room = ANY_NUMBER, facts: str = "{}"
+    ) -> int | None:
+        at = [keys.of_namespace(namespace, part) for part in ("tools", "namespace")]
+        asked = json.dumps([*map(_change, changes)])
+        args: list[Argument] = [asked, room.plan, room.tools, *_announced(namespace), facts]
+        revision = int((await self._redis.run("change_tools", [*at, *keys.of_trail(namespace)], args))[0])
+        if revision < 0:
+            raise NoRoomError("payment_required", "the namespace has as many tools as its plan allows")
+        return revision or None
 
-    async def delete_tool(self, namespace: str, scope_id: str, name: str) -> bool:
-        reply = await self._redis.run("delete_tool", _tool_keys(namespace), [_field(scope_id, name)])
-        return bool(reply[0])
+    async def delete_tool(self, namespace: str, scope_id: str, name: str, *, facts: str = "{}") -> bool:
+        at = [keys.of_namespace(namespace, "tools"), *keys.of_trail(namespace)]
+        args = [_field(scope_id, name), name, *_announced(namespace), facts]
+        return bool((await self._redis.run("delete_tool", at, args))[0])
 
-    async def set_switch(self, namespace: str | None, switch: Switch) -> Switch:
-        at = [keys.of_namespace(namespace or keys.WORLD, part) for part in ("switch", "epoch")]
-        changed_at = int((await self._redis.run("set_switch", at, [int(switch.pulled), switch.reason]))[0])
+    async def set_switch(self, namespace: str | None, switch: Switch, *, facts: str = "{}") -> Switch:
+        of = namespace or keys.WORLD
+        at = [keys.of_namespace(of, "switch"), *keys.of_trail(of)]
+        args: list[Argument] = [int(switch.pulled), switch.reason, switch.changed_by, *_announced(of), facts]
+        changed_at = int((await self._redis.run("set_switch", at, args))[0])
         return replace(switch, changed_at_ms=changed_at)
 
-    async def create_key(self, sha256_hex: str, key: ApiKey) -> bool:
+    async def create_key(self, sha256_hex: str, key: ApiKey, *, facts: str = "{}") -> bool:
         if await self.key(sha256_hex) is not None:
             return False
         identity = key.identity
@@ -136,7 +160,9 @@ class RedisDirectory:
             "create_key", _namespace_is(identity.namespace), ("HSET", index, identity.key_id, sha256_hex)
         )
         created = bool(int((await self._redis.run("create_key", [keys.of_api_key(sha256_hex)], args))[0]))
-        if not created:
+        if created:
+            await self._note_keys(identity.namespace, "CREATED", facts)
+        else:
             await self._redis.ask("create_key", ("HDEL", index, identity.key_id))
         return created
 
@@ -152,14 +178,57 @@ class RedisDirectory:
         found = [_api_key(_pairs(fields)) for fields in records if fields]
         return sorted(found, key=lambda key: (key.created_at_ms, key.identity.key_id))
 
-    async def revoke_key(self, namespace: str, key_id: str) -> ApiKey | None:
+    async def revoke_key(self, namespace: str, key_id: str, *, facts: str = "{}") -> ApiKey | None:
         (sha,) = await self._redis.ask("revoke_key", ("HGET", keys.of_namespace(namespace, "keys"), key_id))
         if sha is None:
             return None
         await self._redis.run("revoke_key", [keys.of_api_key(sha.decode())], [])
         # Only now may engines that remember the key be told to forget it.
-        await self._redis.ask("revoke_key", ("INCR", keys.of_namespace(namespace, "epoch")))
+        await self._note_keys(namespace, "REVOKED", facts)
         return await self.key(sha.decode())
+
+    async def namespace(self, name: str) -> Namespace:
+        (fields,) = await self._redis.ask("namespace", ("HGETALL", keys.of_namespace(name, "namespace")))
+        return _namespace(name, fields)
+
+    async def namespaces(self) -> Sequence[Namespace]:
+        (members,) = await self._redis.ask("namespaces", ("SMEMBERS", keys.of_namespace(keys.WORLD, "namespaces")))
+        names = sorted(member.decode() for member in members)
+        if not names:
+            return []
+        records = await self._redis.ask(
+            "namespaces", *(("HGETALL", keys.of_namespace(name, "namespace")) for name in names)
+        )
+        return [_namespace(name, fields) for name, fields in zip(names, records, strict=True) if fields]
+
+    async def put_namespace(
+        self, namespace: Namespace, month: str, runs: int, *, facts: str = "{}"
+    ) -> Namespace | None:
+        name = namespace.name
+        # The index first: a namespace that works is always one that can be found.
+        await self._redis.ask("put_namespace", ("SADD", keys.of_namespace(keys.WORLD, "namespaces"), name))
+        at = [keys.of_namespace(name, part) for part in ("namespace", "usage")]
+        args: list[Argument] = [
+            namespace.revision,
+            namespace.plan,
+            default_policy_to_json(namespace.default_policy),
+            namespace.description,
+            month,
+            runs,
+            *_announced(name),
+            facts,
+        ]
+        put = int((await self._redis.run("put_namespace", [*at, *keys.of_trail(name)], args))[0])
+        return await self.namespace(name) if put else None
+
+    async def delete_namespace(self, namespace: Namespace, *, force: bool, facts: str = "{}") -> Namespace | None:
+        name = namespace.name
+        at = [keys.of_namespace(name, part) for part in ("namespace", "tools")]
+        args: list[Argument] = [namespace.revision, int(force), *_announced(name), facts]
+        deleted = int((await self._redis.run("delete_namespace", [*at, *keys.of_trail(name)], args))[0])
+        if deleted < 0:
+            raise ConflictError("namespace_in_use", "the namespace has tools")
+        return await self.namespace(name) if deleted else None
 
     async def see_agent(self, scope: Scope) -> None:
         index = keys.of_namespace(scope.namespace, "agents")
@@ -176,6 +245,10 @@ class RedisDirectory:
     async def agents(self, namespace: str) -> Sequence[str]:
         (members,) = await self._redis.ask("agents", ("ZRANGE", keys.of_namespace(namespace, "agents"), 0, -1))
         return sorted(member.decode() for member in members)
+
+    async def _note_keys(self, namespace: str, verdict: str, facts: str) -> None:
+        args = [verdict, *_announced(namespace), facts]
+        await self._redis.run("change_keys", keys.of_trail(namespace), args)
 
     async def check(self) -> str:
         # CONFIG would say the same, but hosted Redis does not let everybody ask.
@@ -209,8 +282,9 @@ def _or_any(value: str | int | None) -> str | int:
     return "*" if value is None else value
 
 
-def _tool_keys(namespace: str) -> list[str]:
-    return [keys.of_namespace(namespace, part) for part in ("tools", "epoch")]
+def _announced(namespace: str) -> tuple[str, str]:
+    """Where a change is made known, and as whose."""
+    return keys.CHANGED_CHANNEL, namespace
 
 
 def _config_keys(scope: Scope) -> list[str]:
@@ -232,7 +306,22 @@ def _switch(fields: Any) -> Switch:
     if not fields:
         return Switch()
     kept = _pairs(fields)
-    return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]))
+    by = kept.get("by", b"").decode()
+    return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]), by)
+
+
+def _namespace(name: str, fields: Sequence[bytes]) -> Namespace:
+    kept = {field: value.decode() for field, value in _pairs(fields).items()}
+    standing = name == DEFAULT_NAMESPACE
+    return Namespace(
+        name=name,
+        description=kept.get("description", ""),
+        plan=kept.get("plan", ""),
+        default_policy=default_policy_from_json(kept.get("default_policy", "")),
+        created_at_ms=0 if standing else int(kept.get("created_at", 0)),
+        deleted_at_ms=int(kept.get("deleted_at", 0)),
+        revision=int(kept.get("revision", 0)),
+    )
 
 
 def _api_key(fields: dict[str, bytes]) -> ApiKey:

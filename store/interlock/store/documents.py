@@ -1,10 +1,24 @@
-"""Tools and policies as JSON documents, the way they lie in Redis. A newer version's unknown fields are passed over."""
+"""Tools and policies as JSON documents, the way they lie in Redis.
+
+A newer version's unknown fields are passed over; what an older one did not write takes its default.
+"""
 
 import json
 from dataclasses import asdict, fields, replace
 from typing import Any
 
-from interlock.policy.model import Dedup, OAuth2, Policy, PricingRule, Sealed, Tool, ToolSecret, VersionedPolicy
+from interlock.policy.model import (
+    Dedup,
+    DefaultPolicy,
+    DefaultRule,
+    OAuth2,
+    Policy,
+    PricingRule,
+    Sealed,
+    Tool,
+    ToolSecret,
+    VersionedPolicy,
+)
 
 
 def policy_to_json(policy: Policy) -> str:
@@ -15,16 +29,30 @@ def policy_from_json(version: int, raw: bytes | None) -> VersionedPolicy:
     """Version 0 or no document is no policy."""
     if not raw:
         return VersionedPolicy(None, version)
-    document = _known(Policy, json.loads(raw))
+    return VersionedPolicy(_policy(json.loads(raw)), version)
+
+
+def default_policy_to_json(default: DefaultPolicy) -> str:
+    """The rule's name, or the policy itself; nothing for the engine's rule."""
+    if default.policy is not None:
+        return policy_to_json(default.policy)
+    return "" if default.rule is DefaultRule.ENGINE else default.rule
+
+
+def default_policy_from_json(raw: str) -> DefaultPolicy:
+    if raw.startswith("{"):
+        return DefaultPolicy(DefaultRule.POLICY, _policy(json.loads(raw)))
+    return DefaultPolicy(DefaultRule(raw or DefaultRule.ENGINE))
+
+
+def _policy(document: dict[str, Any]) -> Policy:
+    document = _known(Policy, document)
     allowed = document["allowed_tools"]
-    return VersionedPolicy(
-        replace(
-            Policy(**document),
-            allowed_tools=None if allowed is None else tuple(allowed),
-            blocked_tools=tuple(document["blocked_tools"]),
-            pricing_rules=tuple(PricingRule(**rule) for rule in document["pricing_rules"]),
-        ),
-        version,
+    return replace(
+        Policy(**document),
+        allowed_tools=None if allowed is None else tuple(allowed),
+        blocked_tools=tuple(document["blocked_tools"]),
+        pricing_rules=tuple(PricingRule(**rule) for rule in document["pricing_rules"]),
     )
 
 

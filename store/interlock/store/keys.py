@@ -24,13 +24,18 @@ A call's record lives for ever while it is unsettled or unknown; settled, for th
 minutes, so that who waited for it, or settles it again, is told. A call that is not de-duplicated can never come again:
 its record lives a day unsettled and a minute settled, its `id` a day, and it is no member of `open`.
 
-In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:…` (epoch and switch only):
+In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:…` (only those marked *):
 
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
-| `epoch`        | string | raised by every change of tools, keys, switch  | until changed                      |
+| `epoch` *      | string | raised by every change of what stands here     | until changed                      |
+| `namespace`    | hash   | plan, default policy, when made and deleted    | for ever (a name is given once)    |
 | `tools`        | hash   | tools by `scope|name`, and their revisions     | until deleted                      |
-| `switch`       | hash   | the kill switch                                | until changed                      |
+| `switch` *     | hash   | the kill switch                                | until changed                      |
+| `usage`        | hash   | runs by month, of a plan that limits them      | 13 months                          |
+| `run:<agent>:<attempt>` | string | the month a run was reserved in       | till it is settled, or the month's end |
+| `state` *      | hash   | seq and clock of the trail below               | 400 days after the last event      |
+| `audit` *      | stream | events that are no agent's                     | 400 days after the last, ~100,000 at most |
 | `agents`       | zset   | agents seen, by time (unix ms)                 | a member 400 days after it was seen |
 | `keys`         | hash   | API keys' ids and addresses                    | for ever (a revoked key stays known) |
 | `unexported`   | zset   | agents with new events, by time (unix ms)      | a member until an exporter takes it |
@@ -39,7 +44,7 @@ In WORLD's slot alone:
 
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
-| `namespaces`   | set    | every namespace that ever had a key or agent   | for ever                           |
+| `namespaces`   | set    | every namespace that was made, or had a key or agent | for ever                           |
 | `exporter`     | hash   | the lease of the exporter: holder, until, fence | for ever                          |
 
 Alone: `il:key:<sha-256>`, a hash, one API key, for ever as above.
@@ -53,6 +58,8 @@ from interlock.policy.model import Scope
 PREFIX = "il"
 WORLD = "WORLD"
 SETTLED_CHANNEL = f"{PREFIX}:settled"
+CHANGED_CHANNEL = f"{PREFIX}:changed"
+"""On it stand the names of namespaces, or WORLD, as their epochs are raised."""
 AGENT_TTL_MS = 400 * 86_400_000
 
 
@@ -64,6 +71,11 @@ def of_agent(scope: Scope, *parts: str) -> str:
 def of_namespace(namespace: str, *parts: str) -> str:
     """A key in a namespace's slot, or in WORLD's."""
     return ":".join((PREFIX, f"{{{namespace}}}", *parts))
+
+
+def of_trail(namespace: str) -> list[str]:
+    """Epoch, state and audit of a namespace, or of WORLD: the order in which every script takes them."""
+    return [of_namespace(namespace, part) for part in ("epoch", "state", "audit")]
 
 
 def of_api_key(sha256_hex: str) -> str:

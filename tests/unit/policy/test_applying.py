@@ -10,10 +10,12 @@ from interlock.governance.errors import InvalidRequestError
 from interlock.policy import tools
 from interlock.policy.applying import Action, Desired, ToolStep, WantedTool, check, policy_steps, tool_steps
 from interlock.policy.model import OAuth2, Policy, Tool, VersionedPolicy
+from interlock.policy.plans import Plan
 from interlock.policy.secrets import Keyring
 from interlock.policy.upstream import Given
 
 CHECK = partial(tools.check, allow_loopback=False, allow_plaintext_tokens=False)
+PLAN = Plan("unlimited")
 KEYRING = Keyring({"m1": b"k" * 32})
 CHARGE = Tool(name="charge", scope_id="global", url="https://pay.example/charge")
 MAIL = Tool(name="mail", scope_id="agent:bot", url="https://mail.example")
@@ -27,7 +29,7 @@ def wanted(
 
 def steps(desired: Desired, *stored: Tool) -> list[ToolStep]:
     current = {(tool.scope_id, tool.name): tool for tool in stored}
-    return tool_steps(desired, current, namespace="acme", keyring=KEYRING, now_ms=1000)
+    return tool_steps(desired, current, namespace="acme", plan=PLAN, keyring=KEYRING, now_ms=1000)
 
 
 def applied(desired: Desired, *stored: Tool) -> list[Tool]:
@@ -64,10 +66,12 @@ def test_what_an_old_master_key_sealed_is_sealed_anew_once() -> None:
     (old,) = applied(desired)
     both = Keyring({"m2": b"n" * 32, "m1": b"k" * 32})
     stored = {("global", "charge"): old}
-    (step,) = tool_steps(desired, stored, namespace="acme", keyring=both, now_ms=1000)
+    (step,) = tool_steps(desired, stored, namespace="acme", plan=PLAN, keyring=both, now_ms=1000)
     assert (step.action, step.after and step.after.secrets[0].sealed.key_id) == (Action.UPDATE, "m2")
     assert step.after is not None
-    (again,) = tool_steps(desired, {("global", "charge"): step.after}, namespace="acme", keyring=both, now_ms=1000)
+    (again,) = tool_steps(
+        desired, {("global", "charge"): step.after}, namespace="acme", plan=PLAN, keyring=both, now_ms=1000
+    )
     assert again.action is Action.UNCHANGED
 
 

@@ -8,7 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from interlock.policy import rules
-from interlock.policy.model import Dedup, Epochs, Limits, Policy, PricingRule, Scope, Snapshot, Switch, Tool
+from interlock.policy.model import (
+    Dedup,
+    DefaultPolicy,
+    DefaultRule,
+    Epochs,
+    Limits,
+    Namespace,
+    Policy,
+    PricingRule,
+    Scope,
+    Snapshot,
+    Switch,
+    Terms,
+    Tool,
+)
 
 TOOL = Tool(name="mail.send", scope_id="global", url="https://tools.example/mail")
 AGENT = Scope("acme", "bot-1")
@@ -47,7 +61,7 @@ def test_a_glob_of_many_stars_is_matched_at_once() -> None:
 
 def test_block_beats_allow() -> None:
     policy = Policy(allowed_tools=("*",), blocked_tools=("mail.*",))
-    ruling = rules.lists(TOOL, policy, allow_without_policy=True)
+    ruling = rules.lists(TOOL, Terms(policy))
     assert (ruling.reason, ruling.matched_rule) == ("tool_explicitly_blocked", "blocked_tools: mail.*")
 
 
@@ -58,17 +72,46 @@ def test_block_beats_allow() -> None:
 def test_an_absent_allowlist_is_everything_and_an_empty_one_nothing(
     allowed: tuple[str, ...] | None, reason: str
 ) -> None:
-    assert rules.lists(TOOL, Policy(allowed_tools=allowed), allow_without_policy=False).reason == reason
+    assert rules.lists(TOOL, Terms(Policy(allowed_tools=allowed))).reason == reason
 
 
 @pytest.mark.parametrize(("allow", "reason"), [(True, ""), (False, "no_policy")])
-def test_without_a_policy_the_default_holds(allow: bool, reason: str) -> None:
-    assert rules.lists(TOOL, None, allow_without_policy=allow).reason == reason
+def test_without_a_policy_the_engines_default_holds(allow: bool, reason: str) -> None:
+    assert rules.lists(TOOL, rules.terms(None, Namespace("acme"), allow_without_policy=allow)).reason == reason
+
+
+BLOCKING = Policy(blocked_tools=("mail.*",), max_actions_per_hour=3)
+
+
+@pytest.mark.parametrize(
+    ("default", "reason", "rule"),
+    [
+        (DefaultPolicy(DefaultRule.ALLOW), "", ""),
+        (DefaultPolicy(DefaultRule.DENY), "no_policy", "namespace's default_policy: deny"),
+        (
+            DefaultPolicy(DefaultRule.POLICY, BLOCKING),
+            "tool_explicitly_blocked",
+            "namespace's default_policy: blocked_tools: mail.*",
+        ),
+    ],
+)
+@pytest.mark.parametrize("engine_allows", [True, False])
+def test_a_namespaces_default_goes_before_the_engines_and_is_named_by_the_rule(
+    default: DefaultPolicy, reason: str, rule: str, engine_allows: bool
+) -> None:
+    acme = Namespace("acme", default_policy=default)
+    ruling = rules.lists(TOOL, rules.terms(None, acme, allow_without_policy=engine_allows))
+    assert (ruling.reason, ruling.matched_rule) == (reason, rule)
+
+
+def test_an_agents_own_policy_goes_before_any_default() -> None:
+    acme = Namespace("acme", default_policy=DefaultPolicy(DefaultRule.DENY))
+    assert rules.terms(BLOCKING, acme, allow_without_policy=False) == Terms(BLOCKING)
 
 
 def test_a_disabled_tool_is_refused_before_any_list() -> None:
     off = Tool(name="t", scope_id="global", url="https://t.example", enabled=False)
-    assert rules.lists(off, Policy(blocked_tools=("*",)), allow_without_policy=True).reason == "tool_disabled"
+    assert rules.lists(off, Terms(Policy(blocked_tools=("*",)))).reason == "tool_disabled"
 
 
 @pytest.mark.parametrize(
@@ -81,7 +124,7 @@ def test_a_disabled_tool_is_refused_before_any_list() -> None:
     ],
 )
 def test_the_global_switch_is_looked_at_first(world: bool, own: bool, rule: str) -> None:
-    snapshot = Snapshot(Epochs(), Switch(world), Switch(own), {})
+    snapshot = Snapshot(Epochs(), Switch(world), Switch(own), {}, Namespace("acme"))
     assert rules.switches(snapshot).matched_rule == rule
 
 

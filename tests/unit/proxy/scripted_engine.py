@@ -15,7 +15,7 @@ from grpc_health.v1 import health, health_pb2_grpc
 from interlock.governance.errors import InterlockError, NotFoundError, UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.governance.status import CODES, details_of, failure_of
-from interlock.governance.v1 import admin_pb2_grpc, configuration_pb2_grpc, governance_pb2_grpc
+from interlock.governance.v1 import admin_pb2_grpc, configuration_pb2_grpc, governance_pb2_grpc, namespaces_pb2_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.app import Sidecar
 from interlock.proxy.engine import dial
@@ -184,6 +184,7 @@ def register(engine: ScriptedEngine, server: Any) -> None:
         add = getattr(admin_pb2_grpc, f"add_{name}Servicer_to_server")
         add(getattr(admin_pb2_grpc, f"{name}Servicer")(), server)
     configuration_pb2_grpc.add_ConfigurationServicer_to_server(configuration_pb2_grpc.ConfigurationServicer(), server)
+    namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces_pb2_grpc.NamespacesServicer(), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
 
 

@@ -129,7 +129,9 @@ class SwitchesService(admin_pb2_grpc.SwitchesServicer):
         access.require(identity, Role.ADMIN if above else Role.OPERATOR)
         check_reason(request.reason)
         namespace = None if above else identity.namespace
-        switch = await self._directory.set_switch(namespace, Switch(request.pulled, request.reason))
+        wanted = Switch(request.pulled, request.reason, changed_by=identity.key_id)
+        facts = json.dumps({"key_id": identity.key_id})
+        switch = await self._directory.set_switch(namespace, wanted, facts=facts)
         self._knowledge.forget(namespace)
         log.info("switch.set", scope=request.scope, namespace=namespace, pulled=switch.pulled, key_id=identity.key_id)
         return switch_status(request.scope, switch)

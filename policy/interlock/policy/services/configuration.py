@@ -41,7 +41,12 @@ def desired_of(request: pb.ApplyRequest) -> Desired:
             raise InvalidRequestError("invalid_policy", f"the agent {put.agent_id} stands here twice", field="policies")
         agents[put.agent_id] = policy_of(put.policy)
     wanted = [
-        WantedTool(tool_of(put.tool), secrets_of(put), put.tool.enabled if put.tool.HasField("enabled") else None)
+        WantedTool(
+            tool_of(put.tool),
+            secrets_of(put),
+            put.tool.enabled if put.tool.HasField("enabled") else None,
+            says_ttl=put.tool.HasField("dedup_ttl_s"),
+        )
         for put in request.tools
     ]
     return Desired(request.owner, tuple(wanted), agents, prune=request.prune, force=request.force)

@@ -1,5 +1,7 @@
 """The Keys service."""
 
+import json
+
 import structlog
 
 from interlock.governance.errors import InternalError, InvalidRequestError, NotFoundError
@@ -35,7 +37,8 @@ class KeysService(admin_pb2_grpc.KeysServicer):
         value = credentials.new_key()
         made = Identity(credentials.new_id("key"), identity.namespace, role, bound_to)
         address = credentials.address(value)
-        await self._directory.create_key(address, ApiKey(made, request.label, 0))
+        facts = {"key_id": identity.key_id, "made": made.key_id, "role": role.name.lower(), "agent_id": bound_to}
+        await self._directory.create_key(address, ApiKey(made, request.label, 0), facts=json.dumps(facts))
         stored = await self._directory.key(address)
         if stored is None:
             raise InternalError("internal", "the key was not stored")
@@ -55,7 +58,8 @@ class KeysService(admin_pb2_grpc.KeysServicer):
         found = [key for key in await self._directory.keys(identity.namespace) if key.identity.key_id == request.key_id]
         if found:
             access.require(identity, found[0].identity.role)
-        revoked = await self._directory.revoke_key(identity.namespace, request.key_id)
+        facts = json.dumps({"key_id": identity.key_id, "revoked": request.key_id})
+        revoked = await self._directory.revoke_key(identity.namespace, request.key_id, facts=facts)
         self._knowledge.forget(identity.namespace)
         if revoked is None:
             raise NotFoundError("key_not_found", "no key of that id in this namespace")

@@ -256,6 +256,9 @@ def tool_message(tool: Tool) -> admin_pb2.Tool:
         reconcile_deadline_s=tool.reconcile_deadline_s,
         reconcile_timeout_ms=tool.reconcile_timeout_ms,
         managed_by=tool.managed_by,
+        disabled_reason=tool.disabled_reason,
+        disabled_at_ms=tool.disabled_at_ms,
+        disabled_by=tool.disabled_by,
     )
 
 
@@ -271,9 +274,8 @@ def policy_of(message: admin_pb2.Policy) -> Policy:
     )
 
 
-def agent_policy_message(agent_id: str, versioned: VersionedPolicy) -> admin_pb2.AgentPolicy:
-    policy = versioned.policy or Policy()
-    message = admin_pb2.Policy(
+def policy_message(policy: Policy) -> admin_pb2.Policy:
+    return admin_pb2.Policy(
         has_allowed_tools=policy.allowed_tools is not None,
         allowed_tools=policy.allowed_tools or (),
         blocked_tools=policy.blocked_tools,
@@ -285,6 +287,10 @@ def agent_policy_message(agent_id: str, versioned: VersionedPolicy) -> admin_pb2
         ],
         on_anomaly=policy.on_anomaly,
     )
+
+
+def agent_policy_message(agent_id: str, versioned: VersionedPolicy) -> admin_pb2.AgentPolicy:
+    message = policy_message(versioned.policy or Policy())
     return admin_pb2.AgentPolicy(
         agent_id=agent_id, policy=message, version=versioned.version, managed_by=versioned.managed_by
     )
@@ -296,6 +302,7 @@ def agent_status(agent_id: str, switch: Switch) -> admin_pb2.AgentStatus:
         is_enabled=not switch.pulled,
         disabled_reason=switch.reason,
         disabled_at_ms=switch.changed_at_ms if switch.pulled else 0,
+        disabled_by=switch.changed_by if switch.pulled else "",
     )
 
 
@@ -315,9 +322,15 @@ def standing_message(standing: AgentStanding) -> admin_pb2.AgentStanding:
     )
 
 
-def switch_status(scope: str, switch: Switch) -> admin_pb2.SwitchStatus:
+def switch_status(scope: str, switch: Switch, name: str = "", scope_id: str = "") -> admin_pb2.SwitchStatus:
     return admin_pb2.SwitchStatus(
-        scope=scope, pulled=switch.pulled, reason=switch.reason, changed_at_ms=switch.changed_at_ms
+        scope=scope,
+        pulled=switch.pulled,
+        reason=switch.reason,
+        changed_at_ms=switch.changed_at_ms,
+        name=name,
+        scope_id=scope_id,
+        changed_by=switch.changed_by,
     )
 
 

@@ -10,10 +10,12 @@ import structlog
 
 from interlock.governance.errors import DeniedError, InterlockError, InternalError
 from interlock.governance.status import CODES, details_of
+from interlock.policy.credentials import Credential
 
 log = structlog.get_logger(__name__)
 
 TOKEN_KEY = "interlock-sidecar-token"  # noqa: S105 - the name of a metadata key
+NAMESPACE_KEY = "interlock-namespace"
 BEARER = "Bearer "
 
 
@@ -21,15 +23,15 @@ BEARER = "Bearer "
 class Caller:
     """What an RPC's metadata says of who calls; nothing of it is believed yet."""
 
-    credential: str
+    credential: Credential
     sidecar_token: str
 
 
 def caller_of(context: Any) -> Caller:
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     authorization = metadata.get("authorization", "")
-    credential = authorization[len(BEARER) :] if authorization.startswith(BEARER) else ""
-    return Caller(credential, metadata.get(TOKEN_KEY, ""))
+    key = authorization[len(BEARER) :] if authorization.startswith(BEARER) else ""
+    return Caller(Credential(key, metadata.get(NAMESPACE_KEY, "")), metadata.get(TOKEN_KEY, ""))
 
 
 def require_sidecar(caller: Caller, token: str) -> None:

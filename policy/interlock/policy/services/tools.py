@@ -1,5 +1,6 @@
 """The Tools service."""
 
+import json
 import time
 from dataclasses import replace
 from functools import partial
@@ -13,7 +14,8 @@ from interlock.governance.v1.governance_pb2 import ON_AMBIGUOUS_HOLD, ON_GOVERNA
 from interlock.policy import access, tools
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Identity, Role, Snapshot, Tool
-from interlock.policy.ports import Directory
+from interlock.policy.plans import Plans
+from interlock.policy.ports import Directory, NoRoomError, Room
 from interlock.policy.secrets import Keyring
 from interlock.policy.services.messages import DEDUP_OF, given_of, tool_message
 from interlock.policy.services.rpc import Caller, rpc
@@ -31,6 +33,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         self,
         directory: Directory,
         knowledge: Knowledge,
+        plans: Plans,
         keyring: Keyring,
         *,
         allow_loopback: bool,
@@ -38,6 +41,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
     ) -> None:
         self._directory = directory
         self._knowledge = knowledge
+        self._plans = plans
         self._keyring = keyring
         self._check = partial(tools.check, allow_loopback=allow_loopback, allow_plaintext_tokens=allow_plaintext_tokens)
 
@@ -48,7 +52,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         secrets = secrets_of(request)
         wanted = tool_of(request.tool)
         self._check(wanted, secrets)
-        put = await self._put(identity.namespace, wanted, secrets)
+        put = await self._put(identity, wanted, secrets, says_ttl=request.tool.HasField("dedup_ttl_s"))
         self._changed("tool.put", identity, put.scope_id, put.name, url=put.url)
         return tool_message(put)
 
@@ -76,7 +80,8 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         access.require(identity, Role.OPERATOR)
         self._find(await self._snapshot(identity), identity, request)
         scope_id = request.scope_id or tools.GLOBAL_SCOPE
-        await self._directory.delete_tool(identity.namespace, scope_id, request.name)
+        facts = json.dumps({"key_id": identity.key_id, "scope_id": scope_id})
+        await self._directory.delete_tool(identity.namespace, scope_id, request.name, facts=facts)
         self._changed("tool.deleted", identity, scope_id, request.name)
         return pb.DeleteToolResponse()
 
@@ -85,30 +90,48 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.OPERATOR)
         for _ in range(ATTEMPTS):
-            stored = self._find(await self._snapshot(identity), identity, request.ref)
-            put = await self._directory.put_tool(
-                identity.namespace, tools.toggled(stored, enabled=request.enabled, now_ms=_now_ms()), stored
-            )
+            snapshot = await self._snapshot(identity)
+            stored = self._find(snapshot, identity, request.ref)
+            toggled = tools.toggled(stored, enabled=request.enabled, now_ms=_now_ms())
+            put = await self._stored(identity, snapshot, toggled, stored)
             if put is not None:
                 self._changed("tool.toggled", identity, put.scope_id, put.name, enabled=put.enabled)
                 return tool_message(put)
         raise _contended()
 
-    async def _put(self, namespace: str, wanted: Tool, secrets: tools.Secrets) -> Tool:
+    async def _put(self, identity: Identity, wanted: Tool, secrets: tools.Secrets, *, says_ttl: bool) -> Tool:
+        namespace = identity.namespace
         for _ in range(ATTEMPTS):
             snapshot = await self._knowledge.up_to_date(namespace)
             stored = snapshot.tools.get((wanted.scope_id, wanted.name))
+            plan = self._plans.of(snapshot.namespace)
             sealed = tools.with_secrets(
-                wanted, secrets, stored, namespace=namespace, keyring=self._keyring, now_ms=_now_ms()
+                replace(wanted, dedup_ttl_s=plan.ttl_s(wanted.dedup_ttl_s if says_ttl else None)),
+                secrets,
+                stored,
+                namespace=namespace,
+                keyring=self._keyring,
+                now_ms=_now_ms(),
             )
             owned = replace(sealed, managed_by=stored.managed_by if stored else "")
-            put = await self._directory.put_tool(namespace, owned, stored)
+            put = await self._stored(identity, snapshot, owned, stored)
             if put is not None:
                 return put
         raise _contended()
 
+    async def _stored(self, identity: Identity, snapshot: Snapshot, tool: Tool, replaces: Tool | None) -> Tool | None:
+        """The tool as it was put, or None if another change came first. Errors: ExhaustedError `payment_required`."""
+        facts = {"key_id": identity.key_id}
+        # What is there already takes no more room, and a kill switch must not hang on what a plan says.
+        room = Room(snapshot.namespace.plan, -1) if replaces else self._plans.room(snapshot.namespace)
+        try:
+            return await self._directory.put_tool(
+                identity.namespace, tool, replaces, room=room, facts=json.dumps(facts)
+            )
+        except NoRoomError as full:
+            raise self._plans.no_room(snapshot.namespace, len(snapshot.tools)) from full
+
     def _changed(self, event: str, identity: Identity, scope_id: str, name: str, **facts: object) -> None:
-        """Tools are no agent's, so no agent's trail has a place for this: it is told to the log."""
         self._knowledge.forget(identity.namespace)
         log.info(event, namespace=identity.namespace, key_id=identity.key_id, scope_id=scope_id, tool=name, **facts)
 

@@ -94,6 +94,9 @@ class Tool(_message.Message):
     RECONCILE_URL_FIELD_NUMBER: _builtins.int
     RECONCILE_DEADLINE_S_FIELD_NUMBER: _builtins.int
     RECONCILE_TIMEOUT_MS_FIELD_NUMBER: _builtins.int
+    DISABLED_REASON_FIELD_NUMBER: _builtins.int
+    DISABLED_AT_MS_FIELD_NUMBER: _builtins.int
+    DISABLED_BY_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1-128 of [a-zA-Z0-9_.:-], not `.` or `..`."""
     scope_id: _builtins.str
@@ -150,6 +153,12 @@ class Tool(_message.Message):
     """From the call's first try, s: after that an operator decides; 60-2592000, default 86400."""
     reconcile_timeout_ms: _builtins.int
     """Time for one answer of it, ms; 250-30000, default 5000."""
+    disabled_reason: _builtins.str
+    """Why its kill switch is pulled."""
+    disabled_at_ms: _builtins.int
+    """Since when, unix ms; 0 if it is not, or that is not known."""
+    disabled_by: _builtins.str
+    """The id of the key that pulled it."""
     @_builtins.property
     def methods(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Upper case; default POST."""
@@ -196,10 +205,13 @@ class Tool(_message.Message):
         reconcile_url: _builtins.str = ...,
         reconcile_deadline_s: _builtins.int | None = ...,
         reconcile_timeout_ms: _builtins.int | None = ...,
+        disabled_reason: _builtins.str = ...,
+        disabled_at_ms: _builtins.int = ...,
+        disabled_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ttl_s", b"dedup_ttl_s", "enabled", b"enabled", "max_retries", b"max_retries", "open_max_calls_per_minute", b"open_max_calls_per_minute", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "replay_max_bytes", b"replay_max_bytes", "timeout_ms", b"timeout_ms", "upstream_oauth2", b"upstream_oauth2"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "enabled", b"enabled", "has_secret", b"has_secret", "managed_by", b"managed_by", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "upstream_mask", b"upstream_mask", "upstream_oauth2", b"upstream_oauth2", "url", b"url"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s", "_enabled", b"_enabled", "_max_retries", b"_max_retries", "_open_max_calls_per_minute", b"_open_max_calls_per_minute", "_reconcile_deadline_s", b"_reconcile_deadline_s", "_reconcile_timeout_ms", b"_reconcile_timeout_ms", "_replay_max_bytes", b"_replay_max_bytes", "_timeout_ms", b"_timeout_ms", "dedup_ignore", b"dedup_ignore", "dedup_mode", b"dedup_mode", "dedup_run_id", b"dedup_run_id", "dedup_ttl_s", b"dedup_ttl_s", "description", b"description", "disabled_at_ms", b"disabled_at_ms", "disabled_by", b"disabled_by", "disabled_reason", b"disabled_reason", "enabled", b"enabled", "has_secret", b"has_secret", "managed_by", b"managed_by", "max_retries", b"max_retries", "methods", b"methods", "name", b"name", "on_ambiguous", b"on_ambiguous", "on_governance_failure", b"on_governance_failure", "open_max_calls_per_minute", b"open_max_calls_per_minute", "read_only", b"read_only", "reconcile_deadline_s", b"reconcile_deadline_s", "reconcile_timeout_ms", b"reconcile_timeout_ms", "reconcile_url", b"reconcile_url", "replay_max_bytes", b"replay_max_bytes", "revision", b"revision", "risk", b"risk", "scope_id", b"scope_id", "secret_id", b"secret_id", "secret_mask", b"secret_mask", "subpaths", b"subpaths", "timeout_ms", b"timeout_ms", "updated_at_ms", b"updated_at_ms", "upstream_header", b"upstream_header", "upstream_mask", b"upstream_mask", "upstream_oauth2", b"upstream_oauth2", "url", b"url"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__dedup_ttl_s: _TypeAlias = _typing.Literal["dedup_ttl_s"]  # noqa: Y015
     _WhichOneofArgType__dedup_ttl_s: _TypeAlias = _typing.Literal["_dedup_ttl_s", b"_dedup_ttl_s"]  # noqa: Y015
@@ -719,6 +731,7 @@ class AgentStatus(_message.Message):
     IS_ENABLED_FIELD_NUMBER: _builtins.int
     DISABLED_REASON_FIELD_NUMBER: _builtins.int
     DISABLED_AT_MS_FIELD_NUMBER: _builtins.int
+    DISABLED_BY_FIELD_NUMBER: _builtins.int
     agent_id: _builtins.str
     """The agent."""
     is_enabled: _builtins.bool
@@ -727,6 +740,8 @@ class AgentStatus(_message.Message):
     """Why it was pulled."""
     disabled_at_ms: _builtins.int
     """Since when, unix ms; 0 if it is not."""
+    disabled_by: _builtins.str
+    """The id of the key that pulled it."""
     def __init__(
         self,
         *,
@@ -734,10 +749,11 @@ class AgentStatus(_message.Message):
         is_enabled: _builtins.bool = ...,
         disabled_reason: _builtins.str = ...,
         disabled_at_ms: _builtins.int = ...,
+        disabled_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "disabled_at_ms", b"disabled_at_ms", "disabled_reason", b"disabled_reason", "is_enabled", b"is_enabled"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "disabled_at_ms", b"disabled_at_ms", "disabled_by", b"disabled_by", "disabled_reason", b"disabled_reason", "is_enabled", b"is_enabled"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1007,22 +1023,30 @@ class SetSwitchRequest(_message.Message):
     SCOPE_FIELD_NUMBER: _builtins.int
     PULLED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `namespace`."""
+    """`global`, `namespace`, `agent` or `tool`."""
     pulled: _builtins.bool
     """True pulls it: nothing goes through."""
     reason: _builtins.str
     """Why, at most 512 characters."""
+    name: _builtins.str
+    """Of an agent or a tool: which."""
+    scope_id: _builtins.str
+    """Of a tool: its scope; empty is `global`."""
     def __init__(
         self,
         *,
         scope: _builtins.str = ...,
         pulled: _builtins.bool = ...,
         reason: _builtins.str = ...,
+        name: _builtins.str = ...,
+        scope_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["pulled", b"pulled", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["name", b"name", "pulled", b"pulled", "reason", b"reason", "scope", b"scope", "scope_id", b"scope_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1038,14 +1062,23 @@ class SwitchStatus(_message.Message):
     PULLED_FIELD_NUMBER: _builtins.int
     REASON_FIELD_NUMBER: _builtins.int
     CHANGED_AT_MS_FIELD_NUMBER: _builtins.int
+    NAME_FIELD_NUMBER: _builtins.int
+    SCOPE_ID_FIELD_NUMBER: _builtins.int
+    CHANGED_BY_FIELD_NUMBER: _builtins.int
     scope: _builtins.str
-    """`global` or `namespace`."""
+    """`global`, `namespace`, `agent` or `tool`."""
     pulled: _builtins.bool
     """True: nothing goes through."""
     reason: _builtins.str
     """Why."""
     changed_at_ms: _builtins.int
     """Since when, unix ms."""
+    name: _builtins.str
+    """Which namespace, agent or tool; empty for `global`."""
+    scope_id: _builtins.str
+    """Of a tool: its scope."""
+    changed_by: _builtins.str
+    """The id of the key that changed it; empty if that is not known."""
     def __init__(
         self,
         *,
@@ -1053,10 +1086,13 @@ class SwitchStatus(_message.Message):
         pulled: _builtins.bool = ...,
         reason: _builtins.str = ...,
         changed_at_ms: _builtins.int = ...,
+        name: _builtins.str = ...,
+        scope_id: _builtins.str = ...,
+        changed_by: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_ms", b"changed_at_ms", "pulled", b"pulled", "reason", b"reason", "scope", b"scope"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["changed_at_ms", b"changed_at_ms", "changed_by", b"changed_by", "name", b"name", "pulled", b"pulled", "reason", b"reason", "scope", b"scope", "scope_id", b"scope_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -1088,7 +1124,7 @@ class ListSwitchesResponse(_message.Message):
     SWITCHES_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def switches(self) -> _containers.RepeatedCompositeFieldContainer[Global___SwitchStatus]:
-        """Global first."""
+        """Global, namespace, then those of agents and of tools that are pulled, by name."""
 
     def __init__(
         self,

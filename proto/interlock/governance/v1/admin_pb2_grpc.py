@@ -782,7 +782,7 @@ class Agents:
 
 
 class SwitchesStub:
-    """The switches above the agents. `namespace` needs `operator`, `global` needs `admin`.
+    """The kill switches of every kind. `global` needs `admin`, the others `operator`.
     """
 
     def __init__(self, channel):
@@ -804,18 +804,18 @@ class SwitchesStub:
 
 
 class SwitchesServicer:
-    """The switches above the agents. `namespace` needs `operator`, `global` needs `admin`.
+    """The kill switches of every kind. `global` needs `admin`, the others `operator`.
     """
 
     def SetSwitch(self, request, context):
-        """Pulls or lifts a switch. It holds for the very next decision.
+        """Pulls or lifts a switch. It holds for the very next decision. Errors: `tool_not_found`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ListSwitches(self, request, context):
-        """Both switches as they stand.
+        """The switches as they stand.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -843,7 +843,7 @@ def add_SwitchesServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class Switches:
-    """The switches above the agents. `namespace` needs `operator`, `global` needs `admin`.
+    """The kill switches of every kind. `global` needs `admin`, the others `operator`.
     """
 
     @staticmethod

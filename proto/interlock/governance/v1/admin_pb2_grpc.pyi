@@ -268,29 +268,29 @@ class AgentsServicer(metaclass=_abc_1.ABCMeta):
 def add_AgentsServicer_to_server(servicer: AgentsServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 
 class SwitchesStub:
-    """The switches above the agents. `namespace` needs `operator`, `global` needs `admin`."""
+    """The kill switches of every kind. `global` needs `admin`, the others `operator`."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> SwitchesAsyncStub: ...
     SetSwitch: _grpc.UnaryUnaryMultiCallable[_admin_pb2.SetSwitchRequest, _admin_pb2.SwitchStatus]
-    """Pulls or lifts a switch. It holds for the very next decision."""
+    """Pulls or lifts a switch. It holds for the very next decision. Errors: `tool_not_found`."""
     ListSwitches: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListSwitchesRequest, _admin_pb2.ListSwitchesResponse]
-    """Both switches as they stand."""
+    """The switches as they stand."""
 
 @_typing.type_check_only
 class SwitchesAsyncStub(SwitchesStub):
-    """The switches above the agents. `namespace` needs `operator`, `global` needs `admin`."""
+    """The kill switches of every kind. `global` needs `admin`, the others `operator`."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     SetSwitch: _aio.UnaryUnaryMultiCallable[_admin_pb2.SetSwitchRequest, _admin_pb2.SwitchStatus]  # type: ignore[assignment]
-    """Pulls or lifts a switch. It holds for the very next decision."""
+    """Pulls or lifts a switch. It holds for the very next decision. Errors: `tool_not_found`."""
     ListSwitches: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListSwitchesRequest, _admin_pb2.ListSwitchesResponse]  # type: ignore[assignment]
-    """Both switches as they stand."""
+    """The switches as they stand."""
 
 class SwitchesServicer(metaclass=_abc_1.ABCMeta):
-    """The switches above the agents. `namespace` needs `operator`, `global` needs `admin`."""
+    """The kill switches of every kind. `global` needs `admin`, the others `operator`."""
 
     @_abc_1.abstractmethod
     def SetSwitch(
@@ -298,7 +298,7 @@ class SwitchesServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.SetSwitchRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.SwitchStatus, _abc.Awaitable[_admin_pb2.SwitchStatus]]:
-        """Pulls or lifts a switch. It holds for the very next decision."""
+        """Pulls or lifts a switch. It holds for the very next decision. Errors: `tool_not_found`."""
 
     @_abc_1.abstractmethod
     def ListSwitches(
@@ -306,7 +306,7 @@ class SwitchesServicer(metaclass=_abc_1.ABCMeta):
         request: _admin_pb2.ListSwitchesRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.ListSwitchesResponse, _abc.Awaitable[_admin_pb2.ListSwitchesResponse]]:
-        """Both switches as they stand."""
+        """The switches as they stand."""
 
 def add_SwitchesServicer_to_server(servicer: SwitchesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
 

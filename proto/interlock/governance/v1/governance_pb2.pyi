@@ -559,6 +559,7 @@ class AuthorizeResponse(_message.Message):
     BUDGET_FIELD_NUMBER: _builtins.int
     CHARGED_MICROS_FIELD_NUMBER: _builtins.int
     RISK_LEVEL_FIELD_NUMBER: _builtins.int
+    QUOTA_FIELD_NUMBER: _builtins.int
     verdict: Global___Verdict.ValueType
     """The verdict."""
     reason: _builtins.str
@@ -591,6 +592,10 @@ class AuthorizeResponse(_message.Message):
     def budget(self) -> Global___Budget:
         """What is left after this decision."""
 
+    @_builtins.property
+    def quota(self) -> Global___Quota:
+        """With the reason `max_runs_per_month_exceeded`: whose limit it was."""
+
     def __init__(
         self,
         *,
@@ -607,14 +612,45 @@ class AuthorizeResponse(_message.Message):
         budget: Global___Budget | None = ...,
         charged_micros: _builtins.int = ...,
         risk_level: _builtins.str = ...,
+        quota: Global___Quota | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budget", b"budget", "permit", b"permit"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["answer", b"answer", "budget", b"budget", "permit", b"permit", "quota", b"quota"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "answer", b"answer", "budget", b"budget", "call_id", b"call_id", "charged_micros", b"charged_micros", "failure", b"failure", "matched_rule", b"matched_rule", "namespace", b"namespace", "permit", b"permit", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "risk_level", b"risk_level", "verdict", b"verdict"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "answer", b"answer", "budget", b"budget", "call_id", b"call_id", "charged_micros", b"charged_micros", "failure", b"failure", "matched_rule", b"matched_rule", "namespace", b"namespace", "permit", b"permit", "quota", b"quota", "reason", b"reason", "retry_after_ms", b"retry_after_ms", "risk_level", b"risk_level", "verdict", b"verdict"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AuthorizeResponse: _TypeAlias = AuthorizeResponse  # noqa: Y015
+
+@_typing.final
+class Quota(_message.Message):
+    """A limit of the namespace's plan."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PLAN_FIELD_NUMBER: _builtins.int
+    LIMIT_FIELD_NUMBER: _builtins.int
+    USAGE_FIELD_NUMBER: _builtins.int
+    plan: _builtins.str
+    """The plan."""
+    limit: _builtins.int
+    """What it allows."""
+    usage: _builtins.int
+    """What is used of it."""
+    def __init__(
+        self,
+        *,
+        plan: _builtins.str = ...,
+        limit: _builtins.int = ...,
+        usage: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["limit", b"limit", "plan", b"plan", "usage", b"usage"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Quota: _TypeAlias = Quota  # noqa: Y015
 
 @_typing.final
 class Permit(_message.Message):
@@ -797,6 +833,9 @@ class RenewRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     PERMIT_FIELD_NUMBER: _builtins.int
+    CREDENTIAL_FIELD_NUMBER: _builtins.int
+    credential: _builtins.str
+    """The bearer key that the call was let through with: a key that is revoked ends its calls. Empty is not looked at."""
     @_builtins.property
     def permit(self) -> Global___Permit:
         """The call's permit."""
@@ -805,10 +844,11 @@ class RenewRequest(_message.Message):
         self,
         *,
         permit: Global___Permit | None = ...,
+        credential: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["permit", b"permit"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["permit", b"permit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["credential", b"credential", "permit", b"permit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -826,7 +866,7 @@ class RenewResponse(_message.Message):
     renewed: _builtins.bool
     """The lease was prolonged."""
     reason: _builtins.str
-    """Why not: `lease_lost`, or a kill switch's reason."""
+    """Why not: `lease_lost`, `invalid_key`, or a kill switch's reason."""
     lease_ms: _builtins.int
     """The new lease, ms from before Renew was sent."""
     def __init__(

@@ -30,6 +30,7 @@ STATUS = {
 }
 STATUS_OF_REASON = {
     "missing_key": 401,
+    "payment_required": 402,
     "request_timeout": 408,
     "body_too_large": 413,
     # Nothing about a value: the request is not for this server, or not for any.
@@ -87,8 +88,10 @@ async def v1_errors(request: web.Request, handler: Handler) -> web.StreamRespons
 
 def answer_of(error: InterlockError) -> web.Response:
     """The answer for an error of the house."""
-    headers = {"Retry-After": str(RETRY_AFTER_S[error.kind])} if error.kind in RETRY_AFTER_S else {}
-    return _answer(_status(error), _detail(error), headers)
+    status = _status(error)
+    again = error.kind in RETRY_AFTER_S and status != 402
+    headers = {"Retry-After": str(RETRY_AFTER_S[error.kind])} if again else {}
+    return _answer(status, _detail(error), headers)
 
 
 def _status(error: InterlockError) -> int:
@@ -102,7 +105,13 @@ def _detail(error: InterlockError) -> object:
         return [field.as_json() for field in error.fields]
     if _status(error) == 422:
         return [InvalidField(error.reason, _location(error.metadata.get("field", "")), error.message).as_json()]
-    return {"error": error.reason, "message": error.message}
+    return {"error": error.reason, "message": error.message, **_quota(error)}
+
+
+def _quota(error: InterlockError) -> dict[str, object]:
+    """What the contract tells of a plan: its name, and with a limit the numbers."""
+    told: dict[str, object] = {"plan": error.metadata["plan"]} if "plan" in error.metadata else {}
+    return told | {name: int(error.metadata[name]) for name in ("limit", "usage") if name in error.metadata}
 
 
 def _location(field: str) -> list[str]:

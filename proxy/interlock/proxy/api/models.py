@@ -77,6 +77,11 @@ def _not_null(value: object) -> object:
     return value
 
 
+def _no_agent(_: object) -> None:
+    raise PydanticCustomError("extra_forbidden", "A namespace's default is no agent's")
+
+
+NamespaceName = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,63}$")]
 AgentId = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:-]{1,128}$")]
 ToolName = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:-]{1,128}$"), AfterValidator(_no_dots)]
 ToolGlob = Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:*-]{1,128}$")]
@@ -106,6 +111,7 @@ TokenText = Annotated[str, StringConstraints(max_length=1024, pattern=_VISIBLE)]
 OAUTH2 = "oauth2_client_credentials"
 
 AGENT_ID: TypeAdapter[str] = TypeAdapter(AgentId)
+NAMESPACE: TypeAdapter[str] = TypeAdapter(NamespaceName)
 TOOL_NAME: TypeAdapter[str] = TypeAdapter(ToolName)
 IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
 SWITCH_SCOPE: TypeAdapter[str] = TypeAdapter(Literal["global", "namespace"])
@@ -325,6 +331,28 @@ class ApplyBody(Body):
     """Delete what the owner manages and is not here."""
     force: bool = False
     """Take over what others manage."""
+
+
+class DefaultPolicyBody(PolicyBody):
+    """A policy of no agent's own."""
+
+    agent_id: Annotated[None, BeforeValidator(_no_agent)] = None
+
+
+class NamespaceBody(Body):
+    """A namespace to create or change: what is left out stays as it is."""
+
+    description: Reason | None = None
+    plan: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,63}$")] | None = None
+    default_policy: Literal["engine", "allow", "deny"] | DefaultPolicyBody | None = None
+
+
+class NamespacesQuery(Query):
+    with_deleted: bool = False
+
+
+class ForceQuery(Query):
+    force: bool = False
 
 
 class ReasonBody(Body):

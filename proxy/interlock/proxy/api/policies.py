@@ -54,7 +54,12 @@ def policy_of(body: PolicyBody) -> pb.Policy:
 def agent_policy_json(held: pb.AgentPolicy) -> dict[str, object]:
     """`{agent_id, policy}`, and `managed_by` if somebody does; a limit that is not set is absent from the policy."""
     managed = {"managed_by": held.managed_by} if held.managed_by else {}
-    return {"agent_id": held.agent_id, "policy": dict(_fields(held.policy)), **managed}
+    return {"agent_id": held.agent_id, "policy": policy_json(held.policy), **managed}
+
+
+def policy_json(policy: pb.Policy) -> dict[str, object]:
+    """A limit that is not set is absent."""
+    return dict(_fields(policy))
 
 
 def _fields(policy: pb.Policy) -> Iterator[tuple[str, object]]:

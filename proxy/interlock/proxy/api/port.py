@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Self
 from grpc import aio
 
 from interlock.governance.v1 import admin_pb2_grpc as rpc
-from interlock.governance.v1 import configuration_pb2_grpc
+from interlock.governance.v1 import configuration_pb2_grpc, namespaces_pb2_grpc
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.settings import KiB
@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
         ToolsAsyncStub,
     )
     from interlock.governance.v1.configuration_pb2_grpc import ConfigurationAsyncStub
+    from interlock.governance.v1.namespaces_pb2_grpc import NamespacesAsyncStub
 
 
 MAX_BODY_BYTES = 256 * KiB
@@ -44,6 +45,7 @@ class Api:
     calls: "CallsAsyncStub"
     audit: "AuditAsyncStub"
     configuration: "ConfigurationAsyncStub"
+    namespaces: "NamespacesAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
     max_body_bytes: int
@@ -71,6 +73,7 @@ class Api:
             calls=rpc.CallsStub(channel),
             audit=rpc.AuditStub(channel),
             configuration=configuration_pb2_grpc.ConfigurationStub(channel),
+            namespaces=namespaces_pb2_grpc.NamespacesStub(channel),
             destinations=destinations,
             bodies=bodies,
             max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),

@@ -6,10 +6,10 @@ from functools import partial
 
 from aiohttp import web
 
-from interlock.proxy.api import agents, apply, audit, calls, following, keys, policies, switches, tools
+from interlock.proxy.api import agents, apply, audit, calls, following, keys, namespaces, policies, switches, tools
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.visit import Visit
-from interlock.proxy.stages.intercept import bearer_key
+from interlock.proxy.stages.intercept import NAMESPACE_HEADER, bearer_key, named_namespace
 
 __all__ = ["Api", "routes"]
 
@@ -43,6 +43,11 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
     ("GET", "/v1/audit", audit.show_all),
     ("GET", "/v1/switches", switches.show_all),
     ("POST", "/v1/switches/{scope}", switches.throw),
+    ("GET", "/v1/namespaces", namespaces.show_all),
+    ("GET", "/v1/namespaces/{namespace}", namespaces.show),
+    ("POST", "/v1/namespaces/{namespace}", namespaces.put),
+    ("DELETE", "/v1/namespaces/{namespace}", namespaces.delete),
+    ("GET", "/v1/plans", namespaces.plans),
 )
 
 FOLLOW = ("GET", "/v1/audit/follow", following.follow)
@@ -64,11 +69,15 @@ def _with_braces(path: str) -> str:
 
 
 async def _answer(api: Api, answering: Answering, request: web.Request) -> web.Response:
-    credential = bearer_key(request.headers.getall("Authorization", []))
-    return web.json_response(await answering(Visit(api, request, credential)))
+    return web.json_response(await answering(_visit(api, request)))
 
 
 async def _stream(
     api: Api, follow: Callable[[Visit], Awaitable[web.StreamResponse]], request: web.Request
 ) -> web.StreamResponse:
-    return await follow(Visit(api, request, bearer_key(request.headers.getall("Authorization", []))))
+    return await follow(_visit(api, request))
+
+
+def _visit(api: Api, request: web.Request) -> Visit:
+    credential = bearer_key(request.headers.getall("Authorization", []))
+    return Visit(api, request, credential, named_namespace(request.headers.getall(NAMESPACE_HEADER, [])))

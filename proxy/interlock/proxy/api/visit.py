@@ -27,17 +27,22 @@ SECRETS = frozenset({"auth", "upstream_credential"})
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """A request with the bearer key it came with. The engine judges the key; here it is only handed on."""
+    """A request with the bearer key it came with, and the namespace it wants to act in if that is not the key's own.
+
+    The engine judges both; here they are only handed on.
+    """
 
     api: Api
     request: web.Request
     credential: str
+    namespace: str = ""
 
     async def ask(
         self, rpc: UnaryUnaryMultiCallable[Question, Answer], question: Question, timeout_s: float | None = None
     ) -> Answer:
         """Asks the engine in the caller's name. Raises AioRpcError, which `v1_errors` translates."""
-        metadata = (("authorization", f"Bearer {self.credential}"),)
+        acting_in = (("interlock-namespace", self.namespace),) if self.namespace else ()
+        metadata = (("authorization", f"Bearer {self.credential}"), *acting_in)
         return await rpc(question, metadata=metadata, timeout=timeout_s or self.api.timeout_s)
 
     async def body(self, model: type[Model], max_bytes: int | None = None) -> Model:

@@ -10,6 +10,7 @@ from interlock.proxy.call import WHOLE_DEADLINE, Call, Headers, Incoming
 from interlock.proxy.money import micros_of
 from interlock.proxy.request_errors import MissingKeyError
 
+NAMESPACE_HEADER = "Interlock-Namespace"
 MAX_KEY_BYTES = 256
 MAX_SPEND_USD = 1_000_000
 MAX_RUN_ID_LENGTH = 256
@@ -19,6 +20,7 @@ _TARGET = re.compile(r"/[!-\"$-\[\]-~]*")
 # What a tool's server may decode to a separator, a NUL or another control character.
 _HIDDEN = re.compile(r"%(2f|5c|[01][0-9a-f]|7f)", re.IGNORECASE)
 _DOT_SEGMENT = re.compile(r"(\.|%2e){1,2}(;.*)?", re.IGNORECASE)
+_NAMESPACE = re.compile(r"[a-z0-9-]{1,63}")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
 _AGENT_ID = re.compile(r"[A-Za-z0-9_.@:-]{1,128}")
 _RUN_ID = re.compile(rf"[\x21-\x7e]{{1,{MAX_RUN_ID_LENGTH}}}")
@@ -67,6 +69,17 @@ def bearer_key(values: Sequence[str]) -> str:
     return found[1]
 
 
+def named_namespace(values: Sequence[str]) -> str:
+    """The namespace in a request's Interlock-Namespace fields, empty without one. Errors: `invalid_header`."""
+    if not values:
+        return ""
+    name = values[0].strip()
+    if len(values) > 1 or not _NAMESPACE.fullmatch(name):
+        message = f"{NAMESPACE_HEADER} must stand once and match {_NAMESPACE.pattern}"
+        raise InvalidRequestError("invalid_header", message, field=f"header.{NAMESPACE_HEADER}")
+    return name
+
+
 class RequestFields:
     """The header fields of a request that speak to Interlock."""
 
@@ -89,8 +102,11 @@ class RequestFields:
     def credential(self, own: str) -> str:
         """The bearer key, or, without any Authorization, the sidecar's `own`: a bad one is not downgraded.
 
-        Errors: `missing_key`, `invalid_key`.
+        Errors: `missing_key`, `invalid_key`; `invalid_header` if a namespace is named.
         """
+        if self.all(NAMESPACE_HEADER):
+            message = f"{NAMESPACE_HEADER} is for operators' routes: a call is made in the namespace of its key"
+            raise InvalidRequestError("invalid_header", message, field=f"header.{NAMESPACE_HEADER}")
         values = self.all("Authorization")
         return bearer_key(values) if values or not own else own
 

@@ -1,9 +1,14 @@
 -- Deletes a tool and raises the namespace's epoch.
 --
--- KEYS  1 tools  2 epoch
--- ARGV  1 field
+-- KEYS  1 tools  2 epoch  3 state  4 audit
+-- ARGV  1 field  2 name of the tool  3 channel  4 namespace  5 facts
 -- Returns  1 if there was one, else 0
 -- Atomic because no decision may see the tool gone under the old epoch.
-local gone = redis.call('HDEL', KEYS[1], ARGV[1], ARGV[1] .. '|revision')
-if gone > 0 then redis.call('INCR', KEYS[2]) end
-return gone > 0 and 1 or 0
+--
+-- include: clock
+-- include: trail
+-- include: change
+if redis.call('HDEL', KEYS[1], ARGV[1], ARGV[1] .. '|revision') == 0 then return 0 end
+change({ epoch = KEYS[2], state = KEYS[3], audit = KEYS[4] }, ARGV[3], ARGV[4],
+  { type = 'tool', tool = ARGV[2], verdict = 'DELETED', reason = '', facts = ARGV[5] })
+return 1
