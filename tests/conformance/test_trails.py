@@ -49,6 +49,13 @@ async def end_the_minute(raw: Redis) -> None:
     await raw.eval(END_OF_MINUTE, 2, BASE + "folds", BASE + "state")
 
 
+async def note(store: Store, progress: Progress, sinks: Sequence[str], fence: int = 1) -> bool:
+    """From wherever the sink is."""
+    (state,) = await store.trails.states([progress.scope])
+    (held,) = await store.trails.note([progress], [state.seq_of(progress.sink)], sinks, fence)
+    return held
+
+
 def noted(seq: int, sink: str = "file", *, age_ms: int = 0, now_ms: int = 0, scope: Scope = AGENT) -> Progress:
     return Progress(scope, sink, ChainPoint(seq, f"{seq:064x}"), now_ms - age_ms)
 
@@ -157,7 +164,7 @@ async def test_with_too_much_unexported_nothing_is_begun_and_all_else_goes_on(ex
         assert settled.applied
     assert (await decide(exported, "call 0")).verdict == "REPLAY"
     events = (await trail(exported))[-1].seq
-    assert await exported.trails.note([noted(events)], ["file"], 1)
+    assert await note(exported, noted(events), ["file"], 1)
     assert (await decide(exported, "one more")).verdict == "EXECUTE"
 
 
@@ -165,7 +172,7 @@ async def test_of_two_sinks_the_slower_counts(exported: Store) -> None:
     for n in range(CAP):
         await execute(exported, f"call {n}")
     for sink, verdict in (("file", "BLOCKED"), ("http", "EXECUTE")):
-        assert await exported.trails.note([noted(CAP, sink)], ["file", "http"], 1)
+        assert await note(exported, noted(CAP, sink), ["file", "http"], 1)
         assert (await decide(exported, f"after {sink}")).verdict == verdict
 
 
@@ -203,7 +210,7 @@ async def test_what_every_sink_has_is_trimmed_by_age_up_to_a_known_point_of_the_
     firsts = []
     for sink, seq, age_ms in steps:
         await raw.hdel(BASE + "export", "trimmed")  # an hour later
-        assert await exported.trails.note([noted(seq, sink, age_ms=age_ms, now_ms=now_ms)], sinks, 1)
+        assert await note(exported, noted(seq, sink, age_ms=age_ms, now_ms=now_ms), sinks, 1)
         firsts.append((await trail(exported))[0].seq)
     assert firsts == [1, 1, 1, 3, 3]
     (state,) = await exported.trails.states([AGENT])
@@ -214,7 +221,7 @@ async def test_what_every_sink_has_is_trimmed_by_age_up_to_a_known_point_of_the_
 async def test_a_trail_that_is_exported_goes_in_the_end_and_one_that_is_not_stays(exported: Store, raw: Redis) -> None:
     await execute(exported)
     assert await raw.pttl(BASE + "audit") == -1
-    await exported.trails.note([noted(1)], ["file"], 1)
+    await note(exported, noted(1), ["file"], 1)
     assert 7 * DAY_MS < await raw.pttl(BASE + "audit") <= 8 * DAY_MS
     await execute(exported, "another")
     assert await raw.pttl(BASE + "audit") == -1
@@ -242,20 +249,27 @@ async def test_when_export_is_switched_off_trails_end_by_age_again(exported: Sto
 # The exporter's own.
 
 
-async def test_a_point_never_moves_back_and_a_lower_fence_writes_nothing(exported: Store) -> None:
+async def test_a_lower_fence_writes_nothing(exported: Store) -> None:
     for n in range(4):
         await execute(exported, f"call {n}")
-    assert await exported.trails.note([noted(3)], ["file"], 7)
-    assert await exported.trails.note([noted(2)], ["file"], 7)
-    assert not await exported.trails.note([noted(4)], ["file"], 6)
+    assert await note(exported, noted(3), ["file"], 7)
+    assert not await note(exported, noted(4), ["file"], 6)
     assert (await exported.trails.states([AGENT]))[0].sinks["file"].seq == 3
+
+
+async def test_of_two_who_move_on_from_one_point_one_does(exported: Store) -> None:
+    for n in range(4):
+        await execute(exported, f"call {n}")
+    steps = [exported.trails.note([noted(seq)], [0], ["file"], 1) for seq in (2, 3)]
+    assert sorted(await asyncio.gather(*steps)) == [[False], [True]]
+    assert await exported.trails.note([noted(1)], [0], ["file"], 1) == [False]
 
 
 async def test_a_signed_head_is_remembered(exported: Store) -> None:
     await execute(exported)
     for head, known in ((None, {}), (1, {"file": 1}), (None, {"file": 1})):
         made = dataclasses.replace(noted(1), head_seq=head)
-        assert await exported.trails.note([made], ["file"], 1)
+        assert await note(exported, made, ["file"], 1)
         assert (await exported.trails.states([AGENT]))[0].heads == known
 
 

@@ -8,18 +8,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-ROOMS = {"governance": "proto", "policy": "policy", "store": "store", "proxy": "proxy", "cli": "cli"}
+ROOMS = {"governance": "proto", "policy": "policy", "store": "store", "audit": "audit", "proxy": "proxy", "cli": "cli"}
 
 MAY_IMPORT = {
     "governance": set(),
     "policy": {"governance"},
     "store": {"governance", "policy"},
+    "audit": {"governance", "policy"},
     "proxy": {"governance"},
-    "cli": {"governance", "policy", "store", "proxy"},
+    "cli": {"governance", "policy", "store", "audit", "proxy"},
 }
 NOT_FOR = {
     "policy": {"aiohttp", "httpx", "redis", "hiredis"},
     "store": {"aiohttp", "httpx", "grpc", "grpc_health", "google"},
+    "audit": {"redis", "hiredis", "grpc", "grpc_health", "google"},
     "proxy": {"redis", "hiredis"},
 }
 

@@ -17,6 +17,7 @@ from typing import Any, get_args
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
+from interlock.audit.settings import AuditSettings
 from interlock.cli import yaml_tree
 from interlock.governance.errors import InvalidRequestError
 from interlock.policy.settings import EngineSettings
@@ -40,6 +41,7 @@ class Configuration(BaseModel):
     redis: RedisSettings = Field(default_factory=RedisSettings, description="Where the record is kept")
     engine: EngineSettings = Field(default_factory=EngineSettings, description="The governance engine")
     sidecar: SidecarSettings = Field(default_factory=SidecarSettings, description="The sidecar")
+    audit: AuditSettings = Field(default_factory=AuditSettings, description="The exporter of the audit trail")
 
 
 @dataclass(frozen=True, slots=True, order=True)

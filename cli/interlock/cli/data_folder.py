@@ -4,6 +4,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from interlock.audit.heads import new_signing_key
 from interlock.governance.errors import InvalidRequestError
 from interlock.policy.credentials import looks_like_key, new_key
 from interlock.policy.secrets import generate_key
@@ -36,6 +37,12 @@ class DataFolder:
         """The file with the key that seals tool secrets, made on the first start."""
         file = self._path / "master.key"
         _write_once(file, generate_key())
+        return file
+
+    def signing_key_file(self) -> Path:
+        """The file with the key that signs the audit trail's heads, made on the first start."""
+        file = self._path / "audit.key"
+        _write_once(file, new_signing_key().strip())
         return file
 
     def admin_key(self) -> str:

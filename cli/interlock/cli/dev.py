@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration, Settings
 from interlock.cli.data_folder import DataFolder
+from interlock.cli.exporting import exporting
 from interlock.cli.role import Role
 from interlock.governance.errors import UnauthenticatedError
 from interlock.governance.local import LocalServer
@@ -56,7 +57,8 @@ async def _serve(data_dir: Path, configuration: Configuration, stop: asyncio.Eve
     metrics, token = Metrics(), SecretStr(secrets.token_urlsafe(32))
     async with AsyncExitStack() as stack:
         redis = await stack.enter_async_context(_redis(configuration.redis, folder))
-        store = await stack.enter_async_context(open_store(redis, metrics))
+        audit = configuration.audit
+        store = await stack.enter_async_context(open_store(redis, metrics, backlog_cap=audit.cap))
         engine = Engine(store, _engine_settings(configuration.engine, folder, token))
         stack.push_async_callback(engine.close)
         await engine.start()
@@ -71,7 +73,10 @@ async def _serve(data_dir: Path, configuration: Configuration, stop: asyncio.Eve
         sidecar = Sidecar(settings, local.channel(), metrics=metrics)
         stack.push_async_callback(sidecar.close)
         await sidecar.start()
-        typer.echo(_welcome(settings, sidecar, key if await _holds(key, local) else "revoked"))
+        own_signing_key = folder.signing_key_file() if audit.exports else None
+        await stack.enter_async_context(exporting(audit, redis, metrics, own_signing_key))
+        # Standard output may be where events go, each a line.
+        typer.echo(_welcome(settings, sidecar, key if await _holds(key, local) else "revoked"), err=audit.stdout)
         await stop.wait()
         await sidecar.drain()
 

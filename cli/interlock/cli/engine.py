@@ -16,6 +16,7 @@ from grpc_reflection.v1alpha import reflection
 
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem
+from interlock.cli.exporting import exporting
 from interlock.cli.role import Role
 from interlock.governance.errors import UnavailableError
 from interlock.governance.local import LocalServer
@@ -46,7 +47,8 @@ def run(config: Path | None) -> None:
 async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
     settings, metrics = configuration.engine, Metrics()
     async with AsyncExitStack() as stack:
-        store = await stack.enter_async_context(open_store(configuration.redis, metrics))
+        audit = configuration.audit
+        store = await stack.enter_async_context(open_store(configuration.redis, metrics, backlog_cap=audit.cap))
         engine = Engine(store, settings)
         stack.push_async_callback(engine.close)
         await engine.start()
@@ -57,6 +59,7 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         _bind(server, settings)
         await stack.enter_async_context(_admin(engine, settings, metrics))
         await stack.enter_async_context(_bootstrapping(engine, settings))
+        await stack.enter_async_context(exporting(audit, configuration.redis, metrics))
         await server.start()
         log.info("engine.started", listen=settings.listen, tls=settings.tls is not None)
         await stop.wait()

@@ -61,6 +61,14 @@ def engine(config: Config = None) -> None:
 
 
 @app.command(rich_help_panel=RUN)
+def exporter(config: Config = None) -> None:
+    """Run an exporter of the audit trail. Several may run: one works, and the next takes over when it dies."""
+    from interlock.cli.exporting import run
+
+    run(config)
+
+
+@app.command(rich_help_panel=RUN)
 def check_config(
     config: Config = None,
     role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,

@@ -8,6 +8,7 @@ import ipaddress
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
+from interlock.audit.settings import AuditSettings
 from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem, Settings, load
 from interlock.cli.role import Role
 from interlock.policy.credentials import looks_like_key
@@ -29,8 +30,7 @@ def load_for(
     Raises ConfigurationError with all that is missing or unsafe, UnreadableFileError.
     """
     configuration = load(file, defaults=defaults, flags=flags)
-    needs = {Role.DEV: _dev_needs, Role.SIDECAR: _sidecar_needs, Role.ENGINE: _engine_needs}[role]
-    problems = [Problem(Place(), key, message) for key, message in needs(configuration)]
+    problems = [Problem(Place(), key, message) for key, message in NEEDS[role](configuration)]
     if problems:
         raise ConfigurationError(problems)
     return configuration
@@ -46,6 +46,7 @@ def is_loopback(host: str) -> bool:
 
 def _dev_needs(configuration: Configuration) -> Iterator[Need]:
     yield from _remote_agents(configuration.sidecar)
+    yield from _sink_needs(configuration.audit)
     yield from _bootstrap_key_needs(configuration.engine)
     yield from _unreadable({"engine.master_key_file": configuration.engine.master_key_file})
     yield from _unreadable(_redis_files(configuration.redis))
@@ -65,10 +66,36 @@ def _engine_needs(configuration: Configuration) -> Iterator[Need]:
     elif engine.tls is None and not engine.allow_plaintext and not is_loopback(host):
         yield "engine.tls", f"not set, but {engine.listen} is no loopback address; engine.allow_plaintext accepts that"
     yield from _bootstrap_key_needs(engine)
+    if configuration.audit.in_engine:
+        yield from _audit_needs(configuration.audit)
     yield from _unreadable({"engine.master_key_file": engine.master_key_file})
     yield from _unreadable(_redis_files(configuration.redis))
     if engine.tls is not None:
         yield from _unreadable({f"engine.tls.{name}": file for name, file in engine.tls})
+
+
+def _exporter_needs(configuration: Configuration) -> Iterator[Need]:
+    if configuration.redis.url is None:
+        yield "redis.url", "not set, also by INTERLOCK_REDIS_URL"
+    if not configuration.audit.exports:
+        yield "audit", "no sink is named: audit.file, audit.http or audit.stdout"
+    yield from _audit_needs(configuration.audit)
+    yield from _unreadable(_redis_files(configuration.redis))
+
+
+def _audit_needs(audit: AuditSettings) -> Iterator[Need]:
+    if audit.exports and audit.signing_key_file is None:
+        yield "audit.signing_key_file", "not set; `interlock audit new-key` makes a key that signs what is exported"
+    yield from _sink_needs(audit)
+
+
+def _sink_needs(audit: AuditSettings) -> Iterator[Need]:
+    yield from _unreadable({"audit.signing_key_file": audit.signing_key_file})
+    if audit.http is None:
+        return
+    yield from _unreadable({"audit.http.tls_ca_file": audit.http.tls_ca_file})
+    if audit.http.in_the_clear:
+        yield "audit.http.url", f"{audit.http.url} is not encrypted; use https://, or accept it: allow_plaintext"
 
 
 def _bootstrap_key_needs(engine: EngineSettings) -> Iterator[Need]:
@@ -114,3 +141,11 @@ def _unreadable(files: Files) -> Iterator[Need]:
             Path(file).open("rb").close()
         except OSError as error:
             yield key, f"{file} cannot be read: {error.strerror}"
+
+
+NEEDS = {
+    Role.DEV: _dev_needs,
+    Role.SIDECAR: _sidecar_needs,
+    Role.ENGINE: _engine_needs,
+    Role.EXPORTER: _exporter_needs,
+}

@@ -9,3 +9,4 @@ class Role(StrEnum):
     DEV = "dev"
     SIDECAR = "sidecar"
     ENGINE = "engine"
+    EXPORTER = "exporter"

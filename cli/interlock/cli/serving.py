@@ -7,6 +7,7 @@ from pathlib import Path
 
 import typer
 
+from interlock.audit.heads import KeyFileError
 from interlock.cli.configuration import Configuration, ConfigurationError, Settings, UnreadableFileError
 from interlock.cli.needs import load_for
 from interlock.cli.role import Role
@@ -31,15 +32,24 @@ def run(
     """
     try:
         configuration = load_for(role, config, defaults=defaults, flags=flags)
-        settings = configuration.engine if role is Role.ENGINE else configuration.sidecar
-        logs.configure(settings.log_level)
+        logs.configure(_log_level(role, configuration))
         interrupted = asyncio.run(_until_told(serve, configuration))
-    except (ConfigurationError, UnreadableFileError, MasterKeyError) as error:
+    except (ConfigurationError, UnreadableFileError, MasterKeyError, KeyFileError) as error:
         raise _ended(error, USAGE) from error
     except (InterlockError, OSError) as error:
         raise _ended(error, FAILED) from error
     if interrupted is not None:
         raise typer.Exit(KILLED + interrupted)
+
+
+def _log_level(role: Role, configuration: Configuration) -> str:
+    match role:
+        case Role.ENGINE:
+            return configuration.engine.log_level
+        case Role.EXPORTER:
+            return configuration.audit.log_level
+        case _:
+            return configuration.sidecar.log_level
 
 
 async def _until_told(serve: Serve, configuration: Configuration) -> signal.Signals | None:

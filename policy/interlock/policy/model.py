@@ -420,6 +420,10 @@ class TrailState:
     heads: Mapping[str, int]
     points: tuple[ChainPoint, ...]
 
+    def seq_of(self, sink: str) -> int:
+        """How far a sink has got; 0 if it has nothing."""
+        return self.sinks[sink].seq if sink in self.sinks else 0
+
     def chain_before(self, seq: int) -> ChainPoint | None:
         """The newest known point before an event."""
         return max((point for point in self.points if point.seq < seq), key=lambda point: point.seq, default=None)

@@ -342,10 +342,13 @@ class Trails(Protocol):
         What was folded in a minute that is over has become an event.
         """
 
-    async def note(self, progress: Sequence[Progress], sinks: Sequence[str], fence: int) -> bool:
+    async def note(
+        self, progress: Sequence[Progress], befores: Sequence[int], sinks: Sequence[str], fence: int
+    ) -> Sequence[bool]:
         """Notes how far a sink has got, in one round trip, and trims what all `sinks` have and nobody needs.
 
-        False if an exporter with a higher fence has been there.
+        One word each: False, and nothing is noted, if the sink was not at the seq that stood there `before`, or if an
+        exporter with a higher fence has been there.
         """
 
     async def lead(self, holder: str, ttl_ms: int) -> int | None:

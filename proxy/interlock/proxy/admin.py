@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Callable
 from functools import partial
+from typing import Protocol
 
 from aiohttp import web
 from grpc import aio
@@ -15,6 +16,13 @@ SERVICE = "interlock.governance.v1.Governance"
 FRESH_S = 1.0
 """An answer of the engine's health service holds this long: probes cost it at most one RPC a second."""
 CHECK_TIMEOUT_S = 1.0
+
+
+class Ready(Protocol):
+    """Who knows whether this process is ready."""
+
+    async def why_not(self) -> str:
+        """Why it is not, or empty."""
 
 
 class Readiness:
@@ -55,7 +63,7 @@ class Readiness:
         return bool(health.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def admin_app(metrics: Metrics, readiness: Readiness) -> web.Application:
+def admin_app(metrics: Metrics, readiness: Ready) -> web.Application:
     """The admin listener: `/metrics`, `/healthz` (200 while the process lives) and `/readyz` (200 or 503)."""
     app = web.Application()
     app.router.add_get("/metrics", partial(_show_metrics, metrics))
@@ -73,7 +81,7 @@ async def _say_alive(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-async def _say_ready(readiness: Readiness, _: web.Request) -> web.Response:
+async def _say_ready(readiness: Ready, _: web.Request) -> web.Response:
     if reason := await readiness.why_not():
         return web.json_response({"status": "not_ready", "reason": reason}, status=503)
     return web.json_response({"status": "ready"})

@@ -71,6 +71,7 @@ class Metrics:
         self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
         self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
         self._spool = Gauge("interlock_spool_depth", "What waits on disk to be told to the engine.", registry=registry)
+        self._audit = _AuditMetrics(registry)
         Info("interlock_build", "The program that runs.", registry=registry).info(
             {"version": version("interlock"), "python": platform.python_version()}
         )
@@ -123,10 +124,51 @@ class Metrics:
         """So much waits in the spool."""
         self._spool.set(waiting)
 
+    def audit_leads(self, *, leads: bool) -> None:
+        """The process is, or is no longer, the one that exports the audit trail."""
+        self._audit.leads.set(leads)
+
+    def audit_exported(self, sink: str, events: int, folded: int) -> None:
+        """A sink has acknowledged events; in them so many refusals were counted together."""
+        self._audit.exported.labels(sink).inc(events)
+        self._audit.folded.labels(sink).inc(folded)
+
+    def audit_failed(self, sink: str) -> None:
+        """A sink did not take a batch and is asked again."""
+        self._audit.failures.labels(sink).inc()
+
+    def audit_refused(self, sink: str) -> None:
+        """A sink will not take an event; its agent's trail waits."""
+        self._audit.refused.labels(sink).inc()
+
+    def audit_lag(self, sink: str, events: int, seconds: float) -> None:
+        """So many events wait for a sink, the oldest of them for so long."""
+        self._audit.lag_events.labels(sink).set(events)
+        self._audit.lag_seconds.labels(sink).set(seconds)
+
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The figures and their content type, in the text format that an `Accept` header asks for."""
         encode, content_type = choose_encoder(accept)
         return encode(self._registry), content_type
+
+
+class _AuditMetrics:
+    """What the exporter counts, each by the name of a sink."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        def counter(name: str, documentation: str) -> Counter:
+            return Counter(f"interlock_audit_{name}_total", documentation, ["sink"], registry=registry)
+
+        def gauge(name: str, documentation: str) -> Gauge:
+            return Gauge(f"interlock_audit_{name}", documentation, ["sink"], registry=registry)
+
+        self.leads = Gauge("interlock_audit_exporting", "1 in the process that exports the trail.", registry=registry)
+        self.exported = counter("exported", "Events that a sink has acknowledged.")
+        self.folded = counter("folded", "Refusals that were counted together in these events.")
+        self.failures = counter("delivery_failures", "Batches that a sink did not take and is asked again about.")
+        self.refused = counter("refused", "Events that a sink will not take.")
+        self.lag_events = gauge("lag_events", "Events that a sink does not have yet.")
+        self.lag_seconds = gauge("lag_seconds", "For how long the oldest of them waits.")
 
 
 def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Callable[[str], Histogram]:

@@ -96,10 +96,15 @@ class RedisTrails:
         pages = zip(after, replies[len(unfolds) :], strict=True)
         return [[event_of(scope, entry, fields) for entry, fields in entries] for (scope, _), entries in pages]
 
-    async def note(self, progress: Sequence[Progress], sinks: Sequence[str], fence: int) -> bool:
+    async def note(
+        self, progress: Sequence[Progress], befores: Sequence[int], sinks: Sequence[str], fence: int
+    ) -> Sequence[bool]:
         named = ",".join(sinks)
-        notes = [(_export_keys(made.scope), [*_noted(made), fence, named]) for made in progress]
-        return all(await self._redis.run_all("export", notes)) if notes else True
+        notes = [
+            (_export_keys(made.scope), [*_noted(made), before, fence, named])
+            for made, before in zip(progress, befores, strict=True)
+        ]
+        return [bool(noted) for noted in await self._redis.run_all("export", notes)] if notes else []
 
     async def lead(self, holder: str, ttl_ms: int) -> int | None:
         (fence,) = await self._redis.run("lead", [keys.of_namespace(keys.WORLD, "exporter")], [holder, ttl_ms])

@@ -2,9 +2,10 @@
 --
 -- KEYS  1 state  2 audit  3 export
 -- ARGV  1 sink  2 seq  3 hash  4 hour (of the event of that seq)  5 head (seq of its last signed head, if any)
---       6 fence  7 sinks (all in force, a comma between)
--- Returns  1, or 0 if an exporter with a higher fence has been here (nothing is written)
--- Atomic because what is trimmed must have been noted by every sink, and a point never moves back.
+--       6 before (the seq that was noted last)  7 fence  8 sinks (all in force, a comma between)
+-- Returns  1, or 0 if another seq was noted last, or if an exporter with a higher fence has been here (nothing is written)
+-- Atomic because what is trimmed must have been noted by every sink, and because two exporters must not both move on
+-- from one point.
 --
 -- include: clock
 -- include: trail
@@ -22,8 +23,9 @@ local function note(name)
   if point.seq > noted(name) then redis.call('HSET', export, name, int(point.seq) .. ':' .. point.hash) end
 end
 
-if tonumber(redis.call('HGET', export, 'fence') or 0) > tonumber(ARGV[6]) then return 0 end
-redis.call('HSET', export, 'fence', ARGV[6])
+if tonumber(redis.call('HGET', export, 'fence') or 0) > tonumber(ARGV[7]) then return 0 end
+if noted('sink:' .. sink) ~= tonumber(ARGV[6]) then return 0 end
+redis.call('HSET', export, 'fence', ARGV[7])
 note('sink:' .. sink)
 note('hour:' .. ARGV[4])
 if ARGV[5] ~= '' and tonumber(ARGV[5]) > tonumber(redis.call('HGET', export, 'head:' .. sink) or 0) then
@@ -34,7 +36,7 @@ local seq = redis.call('HGET', state, 'seq')
 if not seq then return 1 end
 
 local everywhere = point.seq
-for name in string.gmatch(ARGV[7], '[^,]+') do everywhere = math.min(everywhere, noted('sink:' .. name)) end
+for name in string.gmatch(ARGV[8], '[^,]+') do everywhere = math.min(everywhere, noted('sink:' .. name)) end
 -- Never back: a sink that was added now has its own way to go, and is no reason to refuse calls.
 local before = tonumber(redis.call('HGET', state, 'exported') or 0)
 redis.call('HSET', state, 'exported', int(math.max(before, everywhere)))

@@ -1,0 +1,68 @@
+"""The chain of an agent's events: each holds the SHA-256 of the one before it, so none changes and leaves the rest true.
+
+Pure, and the same for whoever computes it from the same trail: a line that is delivered twice is the same bytes twice.
+"""
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import rfc8785
+
+from interlock.audit.cloudevents import CONTENT_TYPE, cloud_event
+from interlock.policy.model import ChainPoint, Event
+
+GENESIS = "0" * 64
+"""What the first event of a chain holds for the hash of the one before it."""
+_BEHIND = b'"datacontenttype":"%s",' % CONTENT_TYPE.encode()
+"""What stands right before `hash` in canonical JSON. Of the keys behind it none holds an object, and within a string a
+quote is escaped: so its last occurrence is the one."""
+_BEFORE_HASH = b'"hash":"'
+_HASH_MEMBER = len(_BEFORE_HASH) + 64 + len(b'",')
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """An event as it is exported: one line without its end, and the point of the chain it makes."""
+
+    line: bytes
+    point: ChainPoint
+
+
+def canonical(value: Any) -> bytes:
+    """RFC 8785 JSON. Raises rfc8785.CanonicalizationError for what it cannot represent."""
+    return rfc8785.dumps(value)
+
+
+def seal(namespace: str, event: Event, previous: str) -> Sealed:
+    """An event behind the one whose hash is `previous`."""
+    attributes = cloud_event(namespace, event, previous)
+    try:
+        unsealed = canonical(attributes)
+    except rfc8785.CanonicalizationError:
+        # Whatever it is, it is evidence, and must not hold up what comes after it.
+        data = {**attributes["data"], "facts": {"as_text": json.dumps(event.facts, sort_keys=True)}}
+        unsealed = canonical({**attributes, "data": data})
+    digest = hashlib.sha256(unsealed).hexdigest()
+    at = unsealed.rindex(_BEHIND) + len(_BEHIND)
+    line = b'%s"hash":"%s",%s' % (unsealed[:at], digest.encode(), unsealed[at:])
+    return Sealed(line, ChainPoint(event.seq, digest))
+
+
+def hash_of(line: bytes) -> str:
+    """The hash that a canonical line should hold: over the line without it. Raises ValueError if it holds none."""
+    at = line.rindex(_BEFORE_HASH)
+    return hashlib.sha256(line[:at] + line[at + _HASH_MEMBER :]).hexdigest()
+
+
+def is_canonical(line: bytes, value: Mapping[str, Any], *, plain: bool) -> bool:
+    """Whether a line is the canonical JSON of its value. `plain`: it is known to hold no number but small integers."""
+    if plain and line.isascii():
+        # What the standard library writes is then the same, and it is written in C.
+        return line == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+    try:
+        return line == canonical(value)
+    except rfc8785.CanonicalizationError:
+        return False
