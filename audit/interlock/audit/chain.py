@@ -1,4 +1,4 @@
-"""The chain of an agent's events: each holds the SHA-256 of the one before it, so none changes and leaves the rest true.
+"""The chain of an agent's events: each holds the SHA-256 of the one before, so none changes and leaves the rest true.
 
 Pure, and the same for whoever computes it from the same trail: a line that is delivered twice is the same bytes twice.
 """
