@@ -51,6 +51,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("POST", f"/v1/calls/{call_id}/resolve", {"outcome": "succeeded", "agent_id": other}),
         ("POST", f"/v1/calls/{call_id}/resolve", {"outcome": "not_sent"}),
         ("GET", f"/v1/audit?agent_id={other}", None),
+        ("GET", f"/v1/audit/trails?agent_id={other}", None),
         ("GET", f"/v1/audit/follow?agent_id={other}", None),
         ("GET", "/v1/switches", None),
         ("POST", "/v1/switches/namespace", {"pulled": True}),
@@ -77,6 +78,7 @@ def an_agents(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("GET", "/v1/calls", None),
         ("GET", f"/v1/calls/{call_id}", None),
         ("GET", f"/v1/audit?agent_id={mine}", None),
+        ("GET", f"/v1/audit/trails?agent_id={mine}", None),
         ("GET", "/v1/audit/follow?until_now=true", None),
         ("POST", "/v1/ai/run", {"agent_id": mine, "tool": tool}),
     ]

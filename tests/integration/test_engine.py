@@ -69,6 +69,7 @@ def operator_routes(client: EngineClient) -> list[tuple[Any, Any]]:
         (client.calls.GetCall, call),
         (client.calls.ResolveCall, ad.ResolveCallRequest(ref=call, outcome=succeeded)),
         (client.audit.ListEvents, ad.ListEventsRequest(agent_id="bot-2")),
+        (client.audit.ListTrails, ad.ListTrailsRequest(agent_id="bot-2")),
         (client.governance.Authorize, client.question(agent_id="bot-2")),
         (client.governance.ResolveTool, pb.ResolveToolRequest(credential=client.key, agent_id="bot-2", tool="charge")),
         (client.governance.Await, pb.AwaitRequest(credential=client.key, agent_id="bot-2", call_id=call.call_id)),

@@ -1,6 +1,8 @@
 """`interlock audit`: the audit trail."""
+# ruff: noqa: PLC0415 - what only evidence needs is imported for evidence
 
 import json
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,7 +14,7 @@ from interlock.cli.event_lines import coloured, event_line
 from interlock.cli.following import Follower, until_interrupted
 from interlock.cli.output import AsJson, show_line, show_rows
 
-app = OperatorCommands(help="Read the audit trail.", epilog=EXIT_CODES, no_args_is_help=True)
+app = OperatorCommands(help="Read the audit trail, and prove what it says.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = ("seq", "at", "type", "tool", "verdict", "reason", "charged_usd", "call_id")
 
@@ -46,3 +48,49 @@ def tail(
     with connected() as api, until_interrupted():
         for event in Follower(api, agent=agent, last=last, on=follow).events():
             show_line(json.dumps(event) if as_json else event_line(event, colour=colour))
+
+
+@app.command()
+def export(
+    agent: Annotated[str | None, typer.Option(help="Whose events; every agent's by default.")] = None,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a greater seq: to go on where a file ends.")] = 0,
+) -> None:
+    """Print the trail as the exporter writes it: chained CloudEvents, one a line, for `verify` or another program."""
+    from interlock.cli import evidence
+
+    if after and agent is None:
+        raise typer.BadParameter("needs --agent: each agent has seqs of its own", param_hint="--after")
+    with connected() as api:
+        evidence.export(api, agent, after)
+
+
+@app.command(epilog="Exit codes: 0 proved, 1 not proved: something is wrong, or there is nothing, 2 cannot be read.")
+def verify(
+    files: Annotated[
+        list[Path], typer.Argument(help="Exported files (.jsonl, .gz) in their order, or folders of them.")
+    ],
+    public_key: Annotated[
+        list[Path] | None, typer.Option(help="Verifies the signed heads; of every key that ever signed, one each.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Prove offline that exported files are complete, in order and unchanged, or name the first event that is not."""
+    from interlock.cli import evidence
+
+    evidence.check(files, public_key or [], as_json=as_json)
+
+
+@app.command()
+def new_key() -> None:
+    """Print a new key to sign with (audit.signing_key_file), PEM. It is kept nowhere else."""
+    from interlock.cli import evidence
+
+    evidence.print_new_key()
+
+
+@app.command()
+def public_key(signing_key: Annotated[Path, typer.Argument(help="The file with the signing key.")]) -> None:
+    """Print the public key of a signing key: what an auditor needs for `verify`, PEM."""
+    from interlock.cli import evidence
+
+    evidence.print_public_key(signing_key)

@@ -29,7 +29,7 @@ from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
 from interlock.policy.plans import Plans
-from interlock.policy.ports import Directory, Ledger, Overview
+from interlock.policy.ports import Directory, Ledger, Overview, Trails
 from interlock.policy.renewing import Renewer
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.agents import AgentsService, SwitchesService
@@ -64,6 +64,9 @@ class Store(Protocol):
     def directory(self) -> Directory: ...
 
     @property
+    def trails(self) -> Trails: ...
+
+    @property
     def overview(self) -> Overview: ...
 
 
@@ -84,6 +87,7 @@ class Engine:
         self._plans = Plans(settings.plans, settings.default_plan)
         self._ledger = store.ledger
         self._overview = store.overview
+        self._trails = store.trails
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
         self._governance = GovernanceService(
@@ -129,7 +133,9 @@ class Engine:
         admin_pb2_grpc.add_SwitchesServicer_to_server(SwitchesService(directory, knowledge), server)
         admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
         admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
-        admin_pb2_grpc.add_AuditServicer_to_server(AuditService(ledger, knowledge, self._following), server)
+        admin_pb2_grpc.add_AuditServicer_to_server(
+            AuditService(directory, ledger, self._trails, knowledge, self._following), server
+        )
         configuration_pb2_grpc.add_ConfigurationServicer_to_server(self._configuration, server)
         namespaces = NamespacesService(directory, knowledge, self._plans)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)

@@ -9,14 +9,15 @@ from interlock.policy import access
 from interlock.policy.following import Followed, Following, Subject
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import CALL_ID, CallRecord, Event, Identity, Outcome, Permit, Role, Scope
-from interlock.policy.ports import Directory, Ledger
+from interlock.policy.ports import Directory, Ledger, Trails
 from interlock.policy.services.agents import check_reason
-from interlock.policy.services.messages import OUTCOME_OF, call_message, event_message
+from interlock.policy.services.messages import OUTCOME_OF, call_message, event_message, trail_message
 from interlock.policy.services.rpc import Caller, Write, rpc, rpc_stream
 
 MAX_LISTED = 1000
 DEFAULT_LISTED = 100
 PAGE = 1000
+TRAILS_AT_ONCE = 500
 MAX_LAST = 100
 RESOLVABLE = ("unknown", "expired")
 RESOLUTIONS = (Outcome.SUCCEEDED, Outcome.NOT_SENT)
@@ -95,8 +96,12 @@ class CallsService(admin_pb2_grpc.CallsServicer):
 class AuditService(admin_pb2_grpc.AuditServicer):
     """The audit trail."""
 
-    def __init__(self, ledger: Ledger, knowledge: Knowledge, following: Following) -> None:
+    def __init__(
+        self, directory: Directory, ledger: Ledger, trails: Trails, knowledge: Knowledge, following: Following
+    ) -> None:
+        self._directory = directory
         self._ledger = ledger
+        self._trails = trails
         self._knowledge = knowledge
         self._following = following
 
@@ -108,6 +113,22 @@ class AuditService(admin_pb2_grpc.AuditServicer):
             raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
         events = await self._ledger.events(scope, after_seq=request.after_seq, limit=_limit(request.limit))
         return pb.ListEventsResponse(events=[event_message(event) for event in events])
+
+    @rpc
+    async def ListTrails(self, request: pb.ListTrailsRequest, caller: Caller) -> pb.ListTrailsResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        if request.agent_id or identity.role is Role.AGENT:
+            scopes = [access.readable_agent(identity, request.agent_id or identity.agent_id)]
+        else:
+            access.require(identity, Role.VIEWER)
+            scopes = [Scope(identity.namespace, agent) for agent in await self._directory.agents(identity.namespace)]
+        trails: list[pb.Trail] = []
+        for start in range(0, len(scopes), TRAILS_AT_ONCE):
+            page = scopes[start : start + TRAILS_AT_ONCE]
+            firsts = await self._trails.read([(scope, 0) for scope in page], 1)
+            states = await self._trails.states(page)
+            trails += [trail_message(state, first[0].seq) for state, first in zip(states, firsts, strict=True) if first]
+        return pb.ListTrailsResponse(trails=trails)
 
     @rpc_stream
     async def FollowEvents(self, request: pb.FollowEventsRequest, caller: Caller, write: Write) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield

@@ -27,8 +27,11 @@ from interlock.policy.model import (
     Scope,
     Switch,
     Tool,
+    TrailState,
     VersionedPolicy,
 )
+
+NO_HASH = "0" * 64
 
 DEDUP = {
     Dedup.DERIVED: governance_pb2.DEDUP_MODE_DERIVED,
@@ -382,6 +385,18 @@ def event_message(event: Event) -> admin_pb2.Event:
         reason=event.reason,
         charged_micros=event.charged_micros,
         facts=json_format.ParseDict(dict(event.facts), struct_pb2.Struct()),
+    )
+
+
+def trail_message(state: TrailState, first_seq: int) -> admin_pb2.Trail:
+    before = state.chain_before(first_seq)
+    known = before is not None and before.seq == first_seq - 1
+    return admin_pb2.Trail(
+        namespace=state.scope.namespace,
+        agent_id=state.scope.agent_id,
+        first_seq=first_seq,
+        last_seq=state.last_seq,
+        hash_before=before.hash if before is not None and known else NO_HASH,
     )
 
 

@@ -1687,3 +1687,87 @@ class FollowEventsResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___FollowEventsResponse: _TypeAlias = FollowEventsResponse  # noqa: Y015
+
+@_typing.final
+class ListTrailsRequest(_message.Message):
+    """Asks for trails."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """Empty is every agent of the namespace, which needs `viewer`."""
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrailsRequest: _TypeAlias = ListTrailsRequest  # noqa: Y015
+
+@_typing.final
+class ListTrailsResponse(_message.Message):
+    """Trails."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    TRAILS_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def trails(self) -> _containers.RepeatedCompositeFieldContainer[Global___Trail]:
+        """By agent, without those that have no events."""
+
+    def __init__(
+        self,
+        *,
+        trails: _abc.Iterable[Global___Trail] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["trails", b"trails"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ListTrailsResponse: _TypeAlias = ListTrailsResponse  # noqa: Y015
+
+@_typing.final
+class Trail(_message.Message):
+    """An agent's trail as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    NAMESPACE_FIELD_NUMBER: _builtins.int
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    FIRST_SEQ_FIELD_NUMBER: _builtins.int
+    LAST_SEQ_FIELD_NUMBER: _builtins.int
+    HASH_BEFORE_FIELD_NUMBER: _builtins.int
+    namespace: _builtins.str
+    """The namespace."""
+    agent_id: _builtins.str
+    """The agent."""
+    first_seq: _builtins.int
+    """Its first event that is still kept."""
+    last_seq: _builtins.int
+    """Its last one."""
+    hash_before: _builtins.str
+    """SHA-256 of the event before the first one, 64 hex digits; zeros if there is none, or if it was never exported."""
+    def __init__(
+        self,
+        *,
+        namespace: _builtins.str = ...,
+        agent_id: _builtins.str = ...,
+        first_seq: _builtins.int = ...,
+        last_seq: _builtins.int = ...,
+        hash_before: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "first_seq", b"first_seq", "hash_before", b"hash_before", "last_seq", b"last_seq", "namespace", b"namespace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Trail: _TypeAlias = Trail  # noqa: Y015

@@ -1249,6 +1249,11 @@ class AuditStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsResponse.FromString,
                 _registered_method=True)
+        self.ListTrails = channel.unary_unary(
+                '/interlock.governance.v1.Audit/ListTrails',
+                request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListTrailsRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListTrailsResponse.FromString,
+                _registered_method=True)
 
 
 class AuditServicer:
@@ -1272,6 +1277,13 @@ class AuditServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListTrails(self, request, context):
+        """Where the trail of an agent, or of each in the namespace, begins and ends, and how its chain of hashes is taken up.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AuditServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -1284,6 +1296,11 @@ def add_AuditServicer_to_server(servicer, server):
                     servicer.FollowEvents,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsResponse.SerializeToString,
+            ),
+            'ListTrails': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListTrails,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListTrailsRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListTrailsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -1341,6 +1358,33 @@ class Audit:
             '/interlock.governance.v1.Audit/FollowEvents',
             interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_admin__pb2.FollowEventsResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListTrails(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Audit/ListTrails',
+            interlock_dot_governance_dot_v1_dot_admin__pb2.ListTrailsRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_admin__pb2.ListTrailsResponse.FromString,
             options,
             channel_credentials,
             insecure,

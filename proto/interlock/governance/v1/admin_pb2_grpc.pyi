@@ -435,6 +435,8 @@ class AuditStub:
     since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
     Errors: `invalid_cursor`, `too_many_followers`.
     """
+    ListTrails: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListTrailsRequest, _admin_pb2.ListTrailsResponse]
+    """Where the trail of an agent, or of each in the namespace, begins and ends, and how its chain of hashes is taken up."""
 
 @_typing.type_check_only
 class AuditAsyncStub(AuditStub):
@@ -449,6 +451,8 @@ class AuditAsyncStub(AuditStub):
     since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
     Errors: `invalid_cursor`, `too_many_followers`.
     """
+    ListTrails: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListTrailsRequest, _admin_pb2.ListTrailsResponse]  # type: ignore[assignment]
+    """Where the trail of an agent, or of each in the namespace, begins and ends, and how its chain of hashes is taken up."""
 
 class AuditServicer(metaclass=_abc_1.ABCMeta):
     """The audit trail."""
@@ -472,5 +476,13 @@ class AuditServicer(metaclass=_abc_1.ABCMeta):
         since the last cursor comes again if that cursor is followed from: an event is known by its agent and `seq`.
         Errors: `invalid_cursor`, `too_many_followers`.
         """
+
+    @_abc_1.abstractmethod
+    def ListTrails(
+        self,
+        request: _admin_pb2.ListTrailsRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListTrailsResponse, _abc.Awaitable[_admin_pb2.ListTrailsResponse]]:
+        """Where the trail of an agent, or of each in the namespace, begins and ends, and how its chain of hashes is taken up."""
 
 def add_AuditServicer_to_server(servicer: AuditServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

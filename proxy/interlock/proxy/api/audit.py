@@ -1,9 +1,9 @@
-"""`/v1/audit`: an agent's events in the order of their gapless `seq`."""
+"""`/v1/audit`: an agent's events in the order of their gapless `seq`, and where trails begin and end."""
 
 from google.protobuf.json_format import MessageToDict
 
 from interlock.governance.v1 import admin_pb2 as pb
-from interlock.proxy.api.models import EventsQuery
+from interlock.proxy.api.models import AgentQuery, EventsQuery
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -13,6 +13,22 @@ async def show_all(visit: Visit) -> object:
     query = visit.query(EventsQuery)
     asked = pb.ListEventsRequest(agent_id=query.agent_id, after_seq=query.after_seq, limit=query.limit)
     return [event_json(event) for event in (await visit.ask(visit.api.audit.ListEvents, asked)).events]
+
+
+async def trails(visit: Visit) -> object:
+    asked = pb.ListTrailsRequest(agent_id=visit.query(AgentQuery).agent_id or "")
+    return [trail_json(trail) for trail in (await visit.ask(visit.api.audit.ListTrails, asked)).trails]
+
+
+def trail_json(trail: pb.Trail) -> dict[str, object]:
+    """Where a trail begins and ends. `hash_before` is that of the event before the first one."""
+    return {
+        "namespace": trail.namespace,
+        "agent_id": trail.agent_id,
+        "first_seq": trail.first_seq,
+        "last_seq": trail.last_seq,
+        "hash_before": trail.hash_before,
+    }
 
 
 def event_json(event: pb.Event) -> dict[str, object]:

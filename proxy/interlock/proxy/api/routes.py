@@ -41,6 +41,7 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
     ("GET", "/v1/calls/{call_id}", calls.show),
     ("POST", "/v1/calls/{call_id}/resolve", calls.resolve),
     ("GET", "/v1/audit", audit.show_all),
+    ("GET", "/v1/audit/trails", audit.trails),
     ("GET", "/v1/switches", switches.show_all),
     ("POST", "/v1/switches/{scope}", switches.throw),
     ("GET", "/v1/namespaces", namespaces.show_all),
