@@ -2,6 +2,7 @@
 # ruff: noqa: PLC0415 - what only evidence needs is imported for evidence
 
 import json
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -15,6 +16,8 @@ from interlock.cli.following import Follower, until_interrupted
 from interlock.cli.output import AsJson, show_line, show_rows
 
 app = OperatorCommands(help="Read the audit trail, and prove what it says.", epilog=EXIT_CODES, no_args_is_help=True)
+offline = partial(typer.Typer.command, app)
+"""A command that asks no API, and so takes no namespace."""
 
 COLUMNS = ("seq", "at", "type", "tool", "verdict", "reason", "charged_usd", "call_id")
 
@@ -64,7 +67,7 @@ def export(
         evidence.export(api, agent, after)
 
 
-@app.command(epilog="Exit codes: 0 proved, 1 not proved: something is wrong, or there is nothing, 2 cannot be read.")
+@offline(epilog="Exit codes: 0 proved, 1 not proved: something is wrong, or there is nothing, 2 cannot be read.")
 def verify(
     files: Annotated[
         list[Path], typer.Argument(help="Exported files (.jsonl, .gz) in their order, or folders of them.")
@@ -80,7 +83,7 @@ def verify(
     evidence.check(files, public_key or [], as_json=as_json)
 
 
-@app.command()
+@offline()
 def new_key() -> None:
     """Print a new key to sign with (audit.signing_key_file), PEM. It is kept nowhere else."""
     from interlock.cli import evidence
@@ -88,7 +91,7 @@ def new_key() -> None:
     evidence.print_new_key()
 
 
-@app.command()
+@offline()
 def public_key(signing_key: Annotated[Path, typer.Argument(help="The file with the signing key.")]) -> None:
     """Print the public key of a signing key: what an auditor needs for `verify`, PEM."""
     from interlock.cli import evidence
