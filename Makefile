@@ -9,12 +9,15 @@ LOCK := --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-
 	--no-emit-find-links --no-emit-options --extra embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo bench test check format proto soak lock
+.PHONY: help setup dev demo bench test check format proto soak lock
 
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 setup: $(DEV) ## makes the virtual environment .venv with everything to run, test and change Interlock
+
+dev: $(RUN) ## runs Redis, engine and sidecar on this machine, and prints a key to begin with; sets up what it needs
+	@$(BIN)/interlock dev $(DEV_OPTIONS)
 
 demo: $(RUN) ## plays the main job: a real agent, a real signed tool, a real Redis (under two minutes, set-up included)
 	@$(BIN)/python demo/play.py
