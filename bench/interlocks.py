@@ -69,7 +69,7 @@ async def embedded(folder: Path, tool_port: int, aof: Aof) -> AsyncIterator[Inte
     port, admin_port = free_ports(2)
     data, admin_key = folder / "data", new_key()
     command = _interlock("dev", "--port", str(port), "--admin-port", str(admin_port), "--data-dir", str(data))
-    settings = {"INTERLOCK_BOOTSTRAP_KEY": admin_key}
+    settings = {"INTERLOCK_BOOTSTRAP_KEY": admin_key, "INTERLOCK_SIDECAR__GRPC_PORT": "off"}
     try:
         async with running(*command, log=folder / "dev.log", ready_at=_ready(admin_port), settings=settings) as dev:
             redis_url = f"unix://{quote(str(data / 'redis' / 'redis.sock'))}"
@@ -99,6 +99,7 @@ async def remote(folder: Path, tool_port: int, aof: Aof) -> AsyncIterator[Interl
     sidecar_settings = {
         "INTERLOCK_SIDECAR__PORT": str(port),
         "INTERLOCK_SIDECAR__ADMIN_PORT": str(admin_port),
+        "INTERLOCK_SIDECAR__GRPC_PORT": "off",
         "INTERLOCK_SIDECAR__SPOOL_DIR": str(folder / "spool"),
         "INTERLOCK_SIDECAR__ALLOW_LOOPBACK_TOOLS": "true",
         "INTERLOCK_SIDECAR__ENGINE__TARGET": f"grpc://127.0.0.1:{engine_port}",

@@ -48,7 +48,8 @@ class Stage:
 
     def start_interlock(self) -> None:
         """Runs `interlock dev` until it is ready; a second time, on the data that the first left."""
-        command = ["dev", "--port", str(self._port), "--admin-port", str(self._admin_port), "--data-dir", self._data]
+        ports = ("--port", str(self._port), "--admin-port", str(self._admin_port), "--grpc-port", "0")
+        command = ["dev", *ports, "--data-dir", self._data]
         with (self._folder / "interlock.log").open("a") as log:
             self._interlock = _start("-m", "interlock.cli.main", *command, output=log, environment={})
         _wait_until(self._ready, self._interlock, "interlock dev does not start")

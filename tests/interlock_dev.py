@@ -52,6 +52,7 @@ class InterlockDev:
     settings: Mapping[str, str]
     port: int = field(default_factory=free_port)
     admin_port: int = field(default_factory=free_port)
+    grpc_port: int = field(default_factory=free_port)
     key: str = ADMIN_KEY
     process: asyncio.subprocess.Process | None = None
 
@@ -90,7 +91,7 @@ class InterlockDev:
 
     async def start(self) -> None:
         """Returns when it is ready."""
-        ports = ("--port", str(self.port), "--admin-port", str(self.admin_port))
+        ports = ("--port", str(self.port), "--admin-port", str(self.admin_port), "--grpc-port", str(self.grpc_port))
         self.process = await launch(
             "dev", "--data-dir", str(self.data_dir), *ports, log=self.log, settings=self._environment()
         )

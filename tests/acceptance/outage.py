@@ -75,6 +75,7 @@ class Sidecar(_Alone):
         return {
             "INTERLOCK_SIDECAR__PORT": str(self.port),
             "INTERLOCK_SIDECAR__ADMIN_PORT": str(self.admin_port),
+            "INTERLOCK_SIDECAR__GRPC_PORT": "0",
             "INTERLOCK_SIDECAR__SPOOL_DIR": str(self.data_dir / "spool"),
             "INTERLOCK_SIDECAR__ALLOW_LOOPBACK_TOOLS": "true",
             "INTERLOCK_SIDECAR__ENGINE__SIDECAR_TOKEN": SIDECAR_TOKEN,

@@ -146,7 +146,17 @@ async def test_a_port_in_use_is_one_clear_line(tmp_path: Path) -> None:
         taken.listen()
         port = taken.getsockname()[1]
         code, lines = await ended(
-            *("dev", "--port", str(port), "--admin-port", "0", "--data-dir", str(tmp_path / "data")),
+            *(
+                "dev",
+                "--port",
+                str(port),
+                "--admin-port",
+                "0",
+                "--grpc-port",
+                "0",
+                "--data-dir",
+                str(tmp_path / "data"),
+            ),
             log=tmp_path / "log",
             settings={"INTERLOCK_SIDECAR__LOG_LEVEL": "error"},
         )

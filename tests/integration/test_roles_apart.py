@@ -89,6 +89,7 @@ class Apart:
         return {
             "INTERLOCK_SIDECAR__PORT": str(self.port),
             "INTERLOCK_SIDECAR__ADMIN_PORT": str(self.admin_port),
+            "INTERLOCK_SIDECAR__GRPC_PORT": "off",
             "INTERLOCK_SIDECAR__SPOOL_DIR": str(self.folder / "spool"),
             "INTERLOCK_SIDECAR__ALLOW_LOOPBACK_TOOLS": "true",
             "INTERLOCK_SIDECAR__ENGINE__TARGET": f"grpcs://127.0.0.1:{self.engine_port}",

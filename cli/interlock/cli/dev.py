@@ -33,14 +33,15 @@ from interlock.store.settings import RedisSettings
 WELCOME = """\
 Interlock is ready.
   agents     {agents}/tools/TOOL  and  {agents}/v1
+  gRPC       {grpc}
   admin      {admin}  (/metrics /healthz /readyz)
   admin key  {key}
 Ctrl-C lets running calls finish and ends it."""
 
 
-def run(port: int | None, admin_port: int | None, data_dir: Path, config: Path | None) -> None:
+def run(port: int | None, admin_port: int | None, grpc_port: int | None, data_dir: Path, config: Path | None) -> None:
     """Runs it until it is told to stop; see `serving.run` for the exit codes."""
-    ports = {"port": port, "admin_port": admin_port}
+    ports = {"port": port, "admin_port": admin_port, "grpc_port": grpc_port}
     flags = {"sidecar": {name: given for name, given in ports.items() if given is not None}}
     serving.run(Role.DEV, partial(_serve, data_dir), config, defaults=_defaults(data_dir), flags=flags)
 
@@ -119,7 +120,8 @@ async def _holds(key: str, server: LocalServer) -> bool:
 
 def _welcome(settings: SidecarSettings, sidecar: Sidecar, key: str) -> str:
     agents, admin = _url(settings.host, sidecar.port), _url(settings.admin_host, sidecar.admin_port)
-    return WELCOME.format(agents=agents, admin=admin, key=key)
+    grpc = "off" if sidecar.grpc_port is None else _url(settings.host, sidecar.grpc_port).removeprefix("http://")
+    return WELCOME.format(agents=agents, grpc=grpc, admin=admin, key=key)
 
 
 def _url(host: str, port: int) -> str:

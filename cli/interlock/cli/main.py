@@ -30,6 +30,7 @@ Config = Annotated[Path | None, typer.Option(help="A YAML file; INTERLOCK_… va
 def dev(
     port: Annotated[int | None, typer.Option(help="Where agents call.", show_default="8400")] = None,
     admin_port: Annotated[int | None, typer.Option(help="Metrics and health.", show_default="8401")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="Where agents call gRPC tools.", show_default="8405")] = None,
     data_dir: Annotated[Path, typer.Option(help="What is kept between starts: Redis's data, keys.")] = (
         Path(".interlock")
     ),
@@ -41,7 +42,7 @@ def dev(
     """
     from interlock.cli.dev import run
 
-    run(port, admin_port, data_dir, config)
+    run(port, admin_port, grpc_port, data_dir, config)
 
 
 @app.command(rich_help_panel=RUN)

@@ -1,4 +1,4 @@
-"""The sidecar: its two listeners, and everything between them wired together."""
+"""The sidecar: its listeners, and everything between them wired together."""
 
 import asyncio
 import re
@@ -28,6 +28,8 @@ from interlock.proxy.metrics import Metrics
 from interlock.proxy.oauth import Tokens
 from interlock.proxy.outage import Outage
 from interlock.proxy.pipeline import Pipeline, stages_of
+from interlock.proxy.rpc.listener import RpcListener
+from interlock.proxy.rpc.upstream import RpcUpstream
 from interlock.proxy.run_route import PATH as RUN_PATH
 from interlock.proxy.run_route import RunRoute
 from interlock.proxy.settings import SidecarSettings
@@ -47,7 +49,7 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 
 
 class Sidecar:
-    """One sidecar. `start` binds both listeners, `drain` lets running calls finish, `close` ends everything."""
+    """One sidecar. `start` binds its listeners, `drain` lets running calls finish, `close` ends everything."""
 
     def __init__(self, settings: SidecarSettings, channel: aio.Channel, *, metrics: Metrics) -> None:
         self._settings = settings
@@ -60,18 +62,22 @@ class Sidecar:
         self._end_streams: Callable[[], None] = lambda: None
         self.port = settings.port
         self.admin_port = settings.admin_port
+        self.grpc_port = settings.grpc_port
+        """None if there is no gRPC listener."""
+        self._rpc_listener: RpcListener | None = None
 
     async def start(self) -> None:
         """Ready for calls when it returns. Errors: OSError (an address is taken, the spool cannot be had)."""
         agents, admin = self._bind()
         engine = EngineClient(self._channel, self._settings.engine, self._metrics)
         self._closing.append(engine.close)
-        destinations = Destinations(
-            allow_loopback=self._settings.allow_loopback_tools, own_ports=frozenset({self.port, self.admin_port})
-        )
+        own_ports = frozenset({self.port, self.admin_port, self.grpc_port or self.port})
+        destinations = Destinations(allow_loopback=self._settings.allow_loopback_tools, own_ports=own_ports)
         upstream = Upstream(destinations)
         await upstream.start()
         self._closing.append(upstream.close)
+        rpc_upstream = RpcUpstream(destinations)
+        self._closing.append(rpc_upstream.close)
         tokens = Tokens(upstream, self._metrics, timeout_s=self._settings.token_timeout_ms / 1000)
         self._closing.append(tokens.close)
         spool = Spool(self._settings.spool_dir, engine.deliver, self._metrics)
@@ -82,15 +88,17 @@ class Sidecar:
         outage = Outage(spool, LastWords(self._settings.open_max_age_s), self._metrics)
         bodies = BodyReader()
         self._closing.append(bodies.close)
-        stages = stages_of(
-            engine, upstream, Credentials(tokens), spool, abandoning, outage, bodies.of_known, self._metrics
-        )
+        ways_out = (upstream, rpc_upstream, Credentials(tokens))
+        stages = stages_of(engine, *ways_out, spool, abandoning, outage, bodies.of_known, self._metrics)
         self._pipeline = Pipeline(stages, self._metrics, outage.ended)
         self._closing.append(self._pipeline.close)
         agent_app = self._agent_app(self._pipeline, destinations, bodies.of_strangers)
         self._closing.append(await listen(agent_app, agents, self._limits("agents")))
         self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin, self._limits("admin")))
-        log.info("sidecar.started", port=self.port, admin_port=self.admin_port)
+        if self._rpc_listener is not None:
+            await self._rpc_listener.start(self._pipeline)
+            self._closing.append(self._rpc_listener.close)
+        log.info("sidecar.started", port=self.port, admin_port=self.admin_port, grpc_port=self.grpc_port)
 
     async def drain(self) -> None:
         """Not ready from now on, new calls are refused; returns when the running ones are over, or the grace is."""
@@ -99,12 +107,15 @@ class Sidecar:
             self._pipeline.drain()
         self._end_streams()
         log.info("sidecar.draining")
+        rpcs = asyncio.create_task(self._rpc_listener.drain()) if self._rpc_listener is not None else None
         try:
             async with asyncio.timeout(self._settings.drain_grace_ms / 1000):
                 while busy := self._front_door.busy | (self._pipeline.running if self._pipeline else set()):
                     await asyncio.wait(busy)
         except TimeoutError:
             log.warning("sidecar.drain_cut_short", calls=len(busy))
+        if rpcs is not None:
+            await rpcs
 
     async def close(self) -> None:
         """Idempotent; also after a start that failed."""
@@ -117,13 +128,17 @@ class Sidecar:
         return api
 
     def _bind(self) -> tuple[socket.socket, socket.socket]:
-        """Both sockets before anything else: tools must not be at either port, and 0 is not yet one."""
+        """All sockets before anything else: tools must not be at any of them, and 0 is not yet one."""
         settings = self._settings
         agents = bound(settings.host, settings.port)
         self._closing.append(_closer(agents))
         admin = bound(settings.admin_host, settings.admin_port)
         self._closing.append(_closer(admin))
         self.port, self.admin_port = agents.getsockname()[1], admin.getsockname()[1]
+        if settings.grpc_port is not None:
+            self._rpc_listener = RpcListener(settings, most_connections(settings.max_connections))
+            self._closing.append(self._rpc_listener.close)
+            self.grpc_port = self._rpc_listener.bind(settings.grpc_port)
         return agents, admin
 
     def _limits(self, listener: str) -> ConnectionLimits:

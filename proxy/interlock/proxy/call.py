@@ -47,13 +47,16 @@ _DECISIONS = {
 
 @dataclass(frozen=True, slots=True)
 class Incoming:
-    """An agent's request, read whole, before anybody judged it. `target` is the raw request target."""
+    """An agent's request, read whole, before anybody judged it. `target` is the raw request target, `deadline` when the
+    agent gives up, monotonic seconds.
+    """
 
     method: str
     target: str
     headers: Headers
     body: bytes
     request_id: str = ""
+    deadline: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +64,12 @@ class Ask:
     """What an agent asks for, whichever way it came. `subpath`, `query` and `arguments` are raw.
 
     `path` is what the fingerprint knows the call by. `agent_id` is empty for an agent's own key. `traced_by_argument`
-    says that the arguments' `run_id` is tracing, unless the tool makes an argument of it.
+    says that the arguments' `run_id` is tracing, unless the tool makes an argument of it. `wider_tool` is meant if
+    `tool` does not exist.
     """
 
     tool: str = ""
+    wider_tool: str = ""
     method: str = "POST"
     path: str = ""
     subpath: str = ""
@@ -106,11 +111,13 @@ class Forwarded:
     Without an answer `status` is 0 and `failure` says why; with a status and a failure the answer broke off. `headers`
     are those the agent may see, `body` what was collected, all of it if `whole`. `final` rules out another try.
     `passed` says that the head has left to the agent: `last` is then what is withheld until the call is settled.
+    `trailers` are a gRPC tool's, with its status.
     """
 
     outcome: Outcome = pb.OUTCOME_UNSPECIFIED
     status: int = 0
     headers: Headers = ()
+    trailers: Headers = ()
     body: bytes = b""
     whole: bool = False
     size: int = 0

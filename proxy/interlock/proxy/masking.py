@@ -41,6 +41,10 @@ class Mask:
             (self._text.sub(_stars_of_text, name), self._text.sub(_stars_of_text, value)) for name, value in headers
         )
 
+    def whole(self, body: bytes) -> bytes:
+        """A body, or a message, with every spelling masked."""
+        return self._pattern.sub(_stars, body)
+
     async def pieces(self, pieces: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
         """A body with every spelling masked, also where it stands across pieces: only what may be the beginning of
         one is kept back until the next piece, or the end.

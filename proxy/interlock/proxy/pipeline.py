@@ -15,6 +15,7 @@ from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.outage import Outage
+from interlock.proxy.rpc.upstream import RpcUpstream
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.authorize import Authorize
 from interlock.proxy.stages.forward import Forward
@@ -33,6 +34,7 @@ Stage = Callable[[Call], Awaitable[Call]]
 def stages_of(
     engine: EngineClient,
     upstream: Upstream,
+    rpc_upstream: RpcUpstream,
     credentials: Credentials,
     spool: Spool,
     abandoning: Abandoning,
@@ -47,7 +49,7 @@ def stages_of(
         Identify(tools, outage.words),
         Authorize(engine, tools, spool, abandoning, outage, bodies, metrics),
         sign,  # drafts only: Forward signs each try as it leaves
-        Forward(upstream, credentials, engine, outage, metrics),
+        Forward(upstream, rpc_upstream, credentials, engine, outage, metrics),
         Settle(engine, spool, outage, metrics),
     )
 

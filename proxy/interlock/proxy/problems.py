@@ -55,6 +55,7 @@ STATUS_OF_REASON = {
     "credential_refused": 502,
     "answer_unreadable": 502,
     "agent_gone": 504,
+    "deadline_exceeded": 504,
     "lease_lost": 503,
     "internal": 500,
 }
@@ -84,13 +85,14 @@ MESSAGES = {
     "upstream_timeout": "the tool did not answer in time; whether it acted is not known",
     "upstream_unreachable": "the tool cannot be reached; nothing was sent",
     "upstream_reset": "the tool broke the connection; whether it acted is not known",
-    "upstream_invalid": "what the tool answered is not HTTP that can be read; whether it acted is not known",
+    "upstream_invalid": "what the tool answered cannot be read; whether it acted is not known",
     "upstream_error": "the tool answered with an error and could not be tried again; whether it acted is not known",
     "upstream_circuit_open": "the tool failed too often just now and is left alone for a while; nothing was sent",
     "destination_refused": "the tool's address is one that tools must not have; nothing was sent",
     "credential_unavailable": "the tool's own credential cannot be had just now; nothing was sent",
     "credential_refused": "the tool's own credential is not given out to this sidecar; nothing was sent",
     "answer_unreadable": "the tool's answer is withheld: its content coding does not let its credential be masked",
+    "deadline_exceeded": "there was no time left of the agent's deadline; nothing was sent",
     "agent_gone": "the agent left and the tool's answer did not end; whether the tool acted is not known",
     "lease_lost": "the reservation of this call ran out before the call was over",
     "internal": "a bug of ours, which is in the log; whether the tool acted is not known",
@@ -180,6 +182,16 @@ def _fields_of_error(status: int, error: InterlockError) -> Headers:
     if status == 401:
         return (("WWW-Authenticate", "Bearer"),)
     return (("Allow", error.metadata["allow"]),) if "allow" in error.metadata else ()
+
+
+def problem_of_call(call: Call) -> Problem:
+    """A call that has no answer of its tool's to pass on."""
+    verdict = call.verdict
+    if call.executed:
+        return problem_of_forwarded(call)
+    if verdict.verdict != pb.VERDICT_REPLAY:
+        return problem_of_verdict(verdict)
+    return problem_of_lost_answer(verdict) or problem_of_failure(verdict.failure)
 
 
 def problem_of_verdict(verdict: pb.AuthorizeResponse) -> Problem:

@@ -4,7 +4,7 @@ import re
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -26,7 +26,12 @@ def _header_value(secret: SecretStr) -> SecretStr:
     return secret
 
 
+def _off(port: object) -> object:
+    return None if port == "off" or port is False else port
+
+
 BareHost = Annotated[str, AfterValidator(_bare_host)]
+PortOrOff = Annotated[int | None, BeforeValidator(_off)]
 HeaderSecret = Annotated[SecretStr, AfterValidator(_header_value)]
 """A secret that travels in a header: a line break in it would end every request with it."""
 
@@ -81,6 +86,12 @@ class SidecarSettings(BaseModel):
     port: int = Field(8400, ge=0, le=65_535, description="Its port; 0 takes a free one")
     admin_host: str = Field("127.0.0.1", description="Address of the admin listener")
     admin_port: int = Field(8401, ge=0, le=65_535, description="Its port; 0 takes a free one")
+    grpc_port: PortOrOff = Field(
+        8405,
+        ge=0,
+        le=65_535,
+        description="Where agents call gRPC tools, on the same address; 0 takes a free one, `off` none",
+    )
     allowed_hosts: tuple[BareHost, ...] = Field(
         (), description="Values of Host that agents may use, beside localhost, 127.0.0.1 and [::1]; without a port"
     )

@@ -16,11 +16,8 @@ from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.problems import (
     Problem,
     error_fields,
+    problem_of_call,
     problem_of_error,
-    problem_of_failure,
-    problem_of_forwarded,
-    problem_of_lost_answer,
-    problem_of_verdict,
     standing_fields,
 )
 from interlock.proxy.request_errors import ToolIsGrpcError
@@ -143,17 +140,8 @@ def _answer_to(call: Call) -> tuple[int, Headers, bytes]:
     if verdict.verdict == pb.VERDICT_REPLAY and verdict.answer.kept:
         answer = verdict.answer
         return answer.status, tuple((header.name, header.value) for header in answer.headers), answer.body
-    problem = _problem_of(call)
+    problem = problem_of_call(call)
     return problem.status, problem.fields(), problem.document()
-
-
-def _problem_of(call: Call) -> Problem:
-    verdict = call.verdict
-    if call.executed:
-        return problem_of_forwarded(call)
-    if verdict.verdict != pb.VERDICT_REPLAY:
-        return problem_of_verdict(verdict)
-    return problem_of_lost_answer(verdict) or problem_of_failure(verdict.failure)
 
 
 class ToolsRoute:

@@ -54,7 +54,7 @@ class Authorize:
         return judged
 
     async def _until_decided(self, call: Call) -> Call:
-        waits_until = time.monotonic() + wait_s(call.ask, call.tool)
+        waits_until = min(time.monotonic() + wait_s(call.ask, call.tool), call.incoming.deadline)
         try:
             await self._spool.clear()
         except UnavailableError as unavailable:

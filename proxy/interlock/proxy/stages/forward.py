@@ -5,13 +5,14 @@ import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
 from datetime import UTC, datetime
-from hashlib import sha256
 from http import HTTPStatus
 from itertools import count
 
 import structlog
 
+from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.proxy.body import Body
 from interlock.proxy.breaker import Breakers, CallBreakers
 from interlock.proxy.call import Call, Forwarded
 from interlock.proxy.credential import Credential, Credentials
@@ -31,6 +32,8 @@ from interlock.proxy.outcomes import (
     retry_after_s,
     settled_outcome,
 )
+from interlock.proxy.rpc.forwarding import RpcForward
+from interlock.proxy.rpc.upstream import RpcUpstream
 from interlock.proxy.settings import MiB
 from interlock.proxy.stages.sign import signed
 from interlock.proxy.upstream import Upstream, UpstreamAnswer, UpstreamError
@@ -51,12 +54,14 @@ class Forward:
     def __init__(
         self,
         upstream: Upstream,
+        rpc_upstream: RpcUpstream,
         credentials: Credentials,
         engine: EngineClient,
         outage: Outage,
         metrics: Metrics,
     ) -> None:
         self._upstream = upstream
+        self._rpcs = RpcForward(rpc_upstream)
         self._credentials = credentials
         self._engine = engine
         self._outage = outage
@@ -120,14 +125,18 @@ class Forward:
         renewed: bool = False,
     ) -> Forwarded:
         """Sends the call; where the tool does not accept its token, once more with a newer one: a 401 did nothing."""
-        request = signed(call, credential, int(time.time()), lease.why_not)
         began = time.monotonic()
         try:
-            async with self._upstream.send(request) as answer:
-                breakers.answered()
-                newer = None if renewed else await self._newer(call, credential, answer.status)
-                if newer is None:
-                    tried = await _Reading(call, lease, answer, credential).read(tries)
+            if is_grpc(call.tool.url):
+                tried = await self._rpcs.once(call, lease, breakers, credential)
+                newer = None if renewed else await self._newer(call, credential, tried.status)
+            else:
+                request = signed(call, credential, int(time.time()), lease.why_not)
+                async with self._upstream.send(request) as answer:
+                    breakers.answered()
+                    newer = None if renewed else await self._newer(call, credential, answer.status)
+                    if newer is None:
+                        tried = await _Reading(call, lease, answer, credential).read(tries)
         except UpstreamError as error:
             if not error.sent and (why_not := lease.why_not()):
                 return _held_back(why_not)
@@ -205,7 +214,7 @@ class _Reading:
 
     async def _whole(self) -> Forwarded:
         most = MAX_WHOLE_BYTES if not self._call.agent.takes_pieces else 0
-        body = _Body(max(most, self._call.tool.replay_max_bytes))
+        body = Body(max(most, self._call.tool.replay_max_bytes))
         if (at_hand := self._answer.at_hand()) is not None:
             body.add(at_hand)
             return body.of(self._head)
@@ -221,7 +230,7 @@ class _Reading:
 
     async def _piecemeal(self) -> Forwarded:
         agent, length = self._call.agent, self._answer.content_length
-        body, last = _Body(self._call.tool.replay_max_bytes), b""
+        body, last = Body(self._call.tool.replay_max_bytes), b""
         self._head = replace(self._head, passed=True, final=True)
         await agent.begin(self._call, self._head)
         try:
@@ -240,28 +249,6 @@ class _Reading:
             return self._broken(body, self._lease.why_not() or "agent_gone")
         return replace(body.of(self._head), last=last)
 
-    def _broken(self, body: "_Body", failure: str) -> Forwarded:
+    def _broken(self, body: Body, failure: str) -> Forwarded:
         outcome = outcome_of(self._head.status, sent=True, whole=False)
         return replace(body.of(self._head), outcome=outcome, failure=failure, whole=False)
-
-
-class _Body:
-    """A body on its way: always its size and digest, and all of it as long as that is at most `limit` bytes."""
-
-    def __init__(self, limit: int) -> None:
-        self.size = 0
-        self._limit = limit
-        self._pieces: list[bytes] = []
-        self._digest = sha256()
-
-    def add(self, piece: bytes) -> None:
-        self.size += len(piece)
-        self._digest.update(piece)
-        if self.size <= self._limit:
-            self._pieces.append(piece)
-        else:
-            self._pieces.clear()
-
-    def of(self, head: Forwarded) -> Forwarded:
-        whole = self.size <= self._limit
-        return replace(head, body=b"".join(self._pieces), whole=whole, size=self.size, digest=self._digest.digest())

@@ -4,7 +4,7 @@ import time
 from collections import OrderedDict
 from dataclasses import dataclass, replace
 
-from interlock.governance.errors import InterlockError, UnavailableError
+from interlock.governance.errors import InterlockError, NotFoundError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Ask, Call
 from interlock.proxy.engine import EngineClient
@@ -54,13 +54,23 @@ class Identify:
         self._words = words
 
     async def __call__(self, call: Call) -> Call:
-        tool = await self._resolved(call.ask)
+        call, tool = await self._named(call)
         if call.entrance.refusal(call.ask, tool) is not None:
             # The tool may have been changed to take it: only the engine's latest word is a reason to refuse.
             tool = await self._tools.resolve(call.ask, anew=True)
         if refusal := call.entrance.refusal(call.ask, tool):
             raise refusal
         return replace(call, tool=tool)
+
+    async def _named(self, call: Call) -> tuple[Call, pb.ToolRoute]:
+        """The tool that is meant. That the narrower one does not exist is asked each time: once it does, it rules."""
+        try:
+            return call, await self._resolved(call.ask)
+        except NotFoundError:
+            if not call.ask.wider_tool:
+                raise
+        call = replace(call, ask=replace(call.ask, tool=call.ask.wider_tool, wider_tool=""))
+        return call, await self._resolved(call.ask)
 
     async def _resolved(self, ask: Ask) -> pb.ToolRoute:
         """The tool, or, while nobody can be asked, an open one as it was last known."""

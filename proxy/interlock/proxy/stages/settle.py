@@ -58,6 +58,7 @@ def _answer(call: Call) -> pb.Answer:
     return pb.Answer(
         status=forwarded.status,
         headers=[pb.Header(name=name, value=value) for name, value in forwarded.headers],
+        trailers=[pb.Header(name=name, value=value) for name, value in forwarded.trailers],
         body=forwarded.body if kept else b"",
         kept=kept,
         size=forwarded.size,
