@@ -3,6 +3,8 @@
 import asyncio
 import dataclasses
 import json
+from datetime import UTC, datetime, timedelta
+from importlib import resources
 
 import pytest
 from redis.asyncio import Redis
@@ -236,3 +238,16 @@ async def test_a_redis_that_is_not_there_is_unavailable() -> None:
     async with open_store(RedisSettings(url="unix:///nowhere/redis.sock"), Silent()) as store:
         with pytest.raises(UnavailableError):
             await store.directory.epochs("acme")
+
+
+async def test_the_month_of_a_time_is_that_of_the_calendar(raw: Redis) -> None:
+    source = (resources.files("interlock.store") / "lua" / "include" / "month.lua").read_text()
+    days = [datetime(1970, 1, 1, tzinfo=UTC) + timedelta(days=day) for day in range(0, 60_000, 7)]
+    edges = [datetime(year, month, 1, tzinfo=UTC) for year in (2000, 2024, 2026, 2100) for month in range(1, 13)]
+    times = [*days, *edges, *(edge - timedelta(milliseconds=1) for edge in edges)]
+    asked = [int(time.timestamp() * 1000) for time in times]
+    script = (
+        source + "\nlocal told = {}\nfor i, at in ipairs(ARGV) do told[i] = month_of(tonumber(at)) end\nreturn told"
+    )
+    told = [month for at in range(0, len(asked), 500) for month in await raw.eval(script, 0, *asked[at : at + 500])]
+    assert [month.decode() for month in told] == [time.strftime("%Y-%m") for time in times]

@@ -22,6 +22,7 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy.credentials import new_key
 from interlock.policy.engine import Engine
 from interlock.policy.settings import EngineSettings
+from interlock.store.connection import Recorder
 from interlock.store.opening import open_store
 from interlock.store.settings import RedisSettings
 from tests.conformance.conftest import Silent
@@ -104,7 +105,9 @@ class EngineClient:
 
 
 @contextlib.asynccontextmanager
-async def running_engine(redis_url: str, **settings: Any) -> AsyncIterator[EngineClient]:
+async def running_engine(
+    redis_url: str, recorder: Recorder | None = None, **settings: Any
+) -> AsyncIterator[EngineClient]:
     """An engine of its own on a free port, with stubs that speak as admin and sidecar."""
     chosen: dict[str, Any] = {
         "sidecar_token": SIDECAR_TOKEN,
@@ -112,7 +115,7 @@ async def running_engine(redis_url: str, **settings: Any) -> AsyncIterator[Engin
         "default_policy": "allow",
         "allow_loopback_tools": True,
     }
-    async with open_store(RedisSettings(url=redis_url), Silent()) as store:
+    async with open_store(RedisSettings(url=redis_url), recorder or Silent()) as store:
         engine = Engine(store, EngineSettings(**(chosen | settings)))
         server = aio.server()
         engine.register(server)

@@ -5,9 +5,9 @@ used: the policy is learned, or the decision withdrawn, and the call is judged a
 """
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from interlock.governance.errors import InvalidRequestError, NotFoundError, UnavailableError
+from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
 from interlock.policy import access, credentials, rules
 from interlock.policy.knowledge import Knowledge, Standing
 from interlock.policy.model import (
@@ -23,6 +23,7 @@ from interlock.policy.model import (
 )
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Ledger, PolicyMoved, Reservation
+from interlock.policy.runs import EXCEEDED, Quota, Runs
 
 MAX_KEY_BYTES = 256
 MAX_RUN_ID_BYTES = 256
@@ -59,6 +60,7 @@ class Judged:
     limits: Limits
     matched_rule: str
     risk: str
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,8 +73,11 @@ class ToolChanged:
 class Authorizer:
     """Judges calls."""
 
-    def __init__(self, ledger: Ledger, knowledge: Knowledge, plans: Plans, *, allow_without_policy: bool) -> None:
+    def __init__(
+        self, ledger: Ledger, knowledge: Knowledge, plans: Plans, runs: Runs, *, allow_without_policy: bool
+    ) -> None:
         self._ledger = ledger
+        self._runs = runs
         self._knowledge = knowledge
         self._plans = plans
         self._allow_without_policy = allow_without_policy
@@ -91,16 +96,36 @@ class Authorizer:
 
     async def authorize(self, question: Question) -> Judged | ToolChanged:
         check(question)
+        reserved: set[Scope] = set()
+        try:
+            verdict = await self._judged(question, reserved)
+        except UnavailableError:
+            # It may have been let through: whoever asked asks again, or gives the attempt up.
+            raise
+        except InterlockError:
+            await self._give_back(question, reserved)
+            raise
+        if isinstance(verdict, ToolChanged) or verdict.decision.permit is None:
+            await self._give_back(question, reserved)
+        return verdict
+
+    async def _judged(self, question: Question, reserved: set[Scope]) -> Judged | ToolChanged:
         for _ in range(ROUNDS):
             standing = await self._knowledge.identify(question.credential)
             scope = access.acting_agent(standing.identity, question.agent_id)
-            verdict = await self._judge(question, standing, scope)
+            verdict = await self._judge(question, standing, scope, reserved)
             if verdict is not None:
                 return verdict
         raise _unsettled_policy()
 
-    async def _judge(self, question: Question, standing: Standing, scope: Scope) -> Judged | ToolChanged | None:
-        """One round; None if what it rests on has moved."""
+    async def _give_back(self, question: Question, reserved: set[Scope]) -> None:
+        for scope in reserved:
+            await self._runs.release(scope, question.attempt_id)
+
+    async def _judge(
+        self, question: Question, standing: Standing, scope: Scope, reserved: set[Scope]
+    ) -> Judged | ToolChanged | None:
+        """One round; None if what it rests on has moved. Notes in `reserved` whose namespace has a run less."""
         tool = standing.snapshot.tool_for(scope.agent_id, question.tool)
         switch = rules.switches(standing.snapshot)
         changed = tool is not None and tool.revision != question.tool_revision
@@ -120,6 +145,13 @@ class Authorizer:
         limits = rules.limits(tool.name, held.policy, question.declared_micros)
         plan = self._plans.of(namespace)
         reservation = _reservation(question, standing, scope, tool, policy.version, plan, switch, ruling, limits)
+        quota = None
+        if not switch.reason and not ruling.reason:
+            quota = await self._runs.reserve(scope, question.attempt_id, plan)
+        if quota is not None:
+            reservation = replace(reservation, quota_reason=quota.reason)
+            if quota.granted:
+                reserved.add(scope)
         result = await self._ledger.authorize(reservation)
         if isinstance(result, PolicyMoved):
             self._knowledge.learn(scope, result.policy)
@@ -129,6 +161,9 @@ class Authorizer:
             await self._ledger.withdraw(scope, question.attempt_id, tool.name, decision)
             await self._knowledge.refresh(scope.namespace)
             return None
+        if quota is not None and decision.reason == EXCEEDED:
+            decision = replace(decision, retry_after_ms=quota.retry_after_ms)
+            return Judged(scope, decision, limits, quota.matched_rule, tool.risk, quota)
         rule = matched_rule(decision.reason, switch, ruling, limits, held.origin)
         return Judged(scope, decision, limits, rule, tool.risk)
 

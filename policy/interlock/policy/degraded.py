@@ -21,6 +21,7 @@ from interlock.policy.model import (
     Tool,
 )
 from interlock.policy.ports import DegradedCall, Directory, Ledger, RecordedCall
+from interlock.policy.runs import Runs
 
 MAX_AGE_MS = 30 * 86_400_000
 """So late such a call may be told; the ledger knows what it has recorded for longer."""
@@ -57,10 +58,14 @@ class Told:
 class DegradedCalls:
     """Puts them on record."""
 
-    def __init__(self, directory: Directory, ledger: Ledger, knowledge: Knowledge) -> None:
+    def __init__(
+        self, directory: Directory, ledger: Ledger, knowledge: Knowledge, runs: Runs, *, allow_without_policy: bool
+    ) -> None:
         self._directory = directory
         self._ledger = ledger
         self._knowledge = knowledge
+        self._runs = runs
+        self._allow_without_policy = allow_without_policy
 
     async def record(self, told: Told) -> RecordedCall:
         """Errors: InvalidRequestError names the field, NotFoundError `key_not_found`."""
@@ -72,6 +77,7 @@ class DegradedCalls:
         policy = await self._directory.policy(scope)
         snapshot = await self._knowledge.up_to_date(scope.namespace)
         tool = snapshot.tool_for(scope.agent_id, told.tool)
+        held = rules.terms(policy.policy, snapshot.namespace, allow_without_policy=self._allow_without_policy)
         await self._knowledge.see(scope)
         call = DegradedCall(
             scope=scope,
@@ -81,7 +87,7 @@ class DegradedCalls:
             fingerprint=told.fingerprint.hex(),
             tool=told.tool,
             outcome=told.outcome,
-            cost_micros=rules.limits(told.tool, policy.policy, told.declared_micros).cost_micros,
+            cost_micros=rules.limits(told.tool, held.policy, told.declared_micros).cost_micros,
             fence=told.fence,
             repeatable=told.repeatable,
             ttl_ms=(tool.dedup_ttl_s if tool else DEFAULT_TTL_S) * 1000,
@@ -91,7 +97,10 @@ class DegradedCalls:
             answer=told.answer,
             facts=_facts(told, api_key),
         )
-        return await self._ledger.record_degraded(call)
+        taken = await self._ledger.record_degraded(call)
+        if taken.recorded:
+            await self._runs.went_unjudged(scope, told.attempt_id, told.outcome)
+        return taken
 
 
 def check(told: Told) -> None:

@@ -29,8 +29,9 @@ from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
 from interlock.policy.plans import Plans
-from interlock.policy.ports import Directory, Ledger, Overview, Trails
+from interlock.policy.ports import Directory, Ledger, Overview, Quotas, Trails
 from interlock.policy.renewing import Renewer
+from interlock.policy.runs import Runs
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.agents import AgentsService, SwitchesService
 from interlock.policy.services.calls import AuditService, CallsService
@@ -69,6 +70,9 @@ class Store(Protocol):
     @property
     def overview(self) -> Overview: ...
 
+    @property
+    def quotas(self) -> Quotas: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
@@ -90,10 +94,13 @@ class Engine:
         self._trails = store.trails
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
+        self._quotas = store.quotas
+        self._runs = Runs(store.quotas, self._knowledge, self._plans)
         self._governance = GovernanceService(
-            Authorizer(self._ledger, self._knowledge, self._plans, allow_without_policy=allow),
+            Authorizer(self._ledger, self._knowledge, self._plans, self._runs, allow_without_policy=allow),
             Renewer(self._ledger, self._knowledge, allow_without_policy=allow),
-            DegradedCalls(self._directory, self._ledger, self._knowledge),
+            DegradedCalls(self._directory, self._ledger, self._knowledge, self._runs, allow_without_policy=allow),
+            self._runs,
             self._ledger,
             self._knowledge,
             self._waits,
@@ -132,12 +139,12 @@ class Engine:
         admin_pb2_grpc.add_AgentsServicer_to_server(AgentsService(directory, ledger, self._overview, knowledge), server)
         admin_pb2_grpc.add_SwitchesServicer_to_server(SwitchesService(directory, knowledge), server)
         admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
-        admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge), server)
+        admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge, self._runs), server)
         admin_pb2_grpc.add_AuditServicer_to_server(
             AuditService(directory, ledger, self._trails, knowledge, self._following), server
         )
         configuration_pb2_grpc.add_ConfigurationServicer_to_server(self._configuration, server)
-        namespaces = NamespacesService(directory, knowledge, self._plans)
+        namespaces = NamespacesService(directory, knowledge, self._plans, self._quotas)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
         self.register_health(server)
 

@@ -39,8 +39,9 @@ class Reservation:
     """One call put to the ledger: what was judged so far, and what the ledger must count.
 
     `switch_reason` and `rule_reason` are the engine's rulings, empty for no objection. A call that is not `repeatable`
-    can never come again under its key. `facts` is a JSON object kept
-    with the event. `basis` and `policy_version` say what the rulings rest on.
+    can never come again under its key. `quota_reason` says that the namespace's plan leaves no room for it, which
+    matters only if it would cost something. `facts` is a JSON object kept with the event. `basis` and `policy_version`
+    say what the rulings rest on.
     """
 
     scope: Scope
@@ -61,6 +62,7 @@ class Reservation:
     basis: Epochs
     facts: str
     repeatable: bool = True
+    quota_reason: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -219,6 +221,45 @@ class ToolChange:
 
     before: Tool | None
     after: Tool | None
+
+
+@dataclass(frozen=True, slots=True)
+class RunReservation:
+    """Whether an attempt has a run of the month, how many are used with it, and when that was (unix ms)."""
+
+    granted: bool
+    used: int
+    at_ms: int
+
+
+@dataclass(frozen=True, slots=True)
+class MonthUsage:
+    """A month (YYYY-MM, UTC) as it was at a time (unix ms).
+
+    `reserved` are its runs as a plan with a limit counts them, `let_through` those that the agents have counted, under
+    whatever plan.
+    """
+
+    month: str
+    at_ms: int
+    reserved: int
+    let_through: int
+
+
+class Quotas(Protocol):
+    """What namespaces use of what their plans limit."""
+
+    async def reserve_run(self, scope: Scope, attempt_id: str, limit: int) -> RunReservation:
+        """A run for an attempt, which keeps the one it has; a limit of -1 is none."""
+
+    async def release_run(self, scope: Scope, attempt_id: str) -> None:
+        """Gives it back, once, unless it was used up."""
+
+    async def use_run(self, scope: Scope, attempt_id: str) -> None:
+        """It will not be given back any more."""
+
+    async def month(self, namespace: str) -> MonthUsage:
+        """The running one."""
 
 
 class Directory(Protocol):

@@ -38,6 +38,7 @@ STATUS_OF_REASON = {
     "max_actions_per_hour_exceeded": 429,
     "max_calls_per_tool_exceeded": 429,
     "max_spend_usd_per_day_exceeded": 402,
+    "max_runs_per_month_exceeded": 402,
     "audit_backlog": 503,
     "idempotency_key_reused": 422,
     "in_flight": 409,
@@ -109,9 +110,17 @@ MESSAGES = {
     "max_actions_per_hour_exceeded": "this agent has used up its actions of this hour",
     "max_calls_per_tool_exceeded": "this agent has used up its calls of this tool for this day",
     "max_spend_usd_per_day_exceeded": "this agent has used up its spend of this day",
+    "max_runs_per_month_exceeded": "the namespace has used up what its plan allows in this month",
     "audit_backlog": "too much of this agent's audit trail waits to be exported; nothing is begun until it is",
 }
-LIMITS = frozenset({"max_actions_per_hour_exceeded", "max_calls_per_tool_exceeded", "max_spend_usd_per_day_exceeded"})
+LIMITS = frozenset(
+    {
+        "max_actions_per_hour_exceeded",
+        "max_calls_per_tool_exceeded",
+        "max_spend_usd_per_day_exceeded",
+        "max_runs_per_month_exceeded",
+    }
+)
 RESOLVED = "resolved"
 """What the engine says of a success that nobody saw: an operator resolved the call."""
 MAX_SF_INTEGER = 999_999_999_999_999
@@ -204,8 +213,15 @@ def problem_of_verdict(verdict: pb.AuthorizeResponse) -> Problem:
         retry_after_s=_retry_after_s(verdict, status),
         matched_rule=verdict.matched_rule,
         budget=verdict.budget if verdict.HasField("budget") else None,
+        facts=quota_facts(verdict),
         held=_never_passes(verdict),
     )
+
+
+def quota_facts(verdict: pb.AuthorizeResponse) -> dict[str, object]:
+    """Of a refusal by the namespace's plan: which, what it allows, and what is used of it."""
+    quota = verdict.quota
+    return {"plan": quota.plan, "limit": quota.limit, "usage": quota.usage} if verdict.HasField("quota") else {}
 
 
 def _never_passes(verdict: pb.AuthorizeResponse) -> bool:

@@ -196,6 +196,8 @@ def _response_to(call: Call) -> web.Response:
     if verdict.verdict == pb.VERDICT_MISMATCH:
         reason = verdict.reason
         return answer_of(InvalidRequestError(reason, MESSAGES.get(reason, reason), field="header.Idempotency-Key"))
+    if verdict.HasField("quota"):
+        return _payment_required(verdict)
     if lost := problem_of_lost_answer(verdict):
         return _conflict(lost.reason, lost.facts, None)
     return web.Response(body=_answer_of(call), content_type=JSON_CONTENT_TYPE)
@@ -205,6 +207,14 @@ def _conflict(error: str, facts: Mapping[str, object], retry_after_s: int | None
     detail = {"error": error, "message": MESSAGES[error], **facts}
     headers = {"Retry-After": str(retry_after_s)} if retry_after_s is not None else {}
     return web.json_response({"detail": detail}, status=409, headers=headers)
+
+
+def _payment_required(verdict: pb.AuthorizeResponse) -> web.Response:
+    """A quota of the namespace's plan, which is no budget of the agent's: the contract has an error for it."""
+    told = problem_of_verdict(verdict)
+    detail = {"error": "payment_required", "message": told.detail, "policy_reason": told.reason, **told.facts}
+    headers = {"Retry-After": str(told.retry_after_s)} if told.retry_after_s is not None else {}
+    return web.json_response({"detail": detail}, status=402, headers=headers)
 
 
 def _answer_of(call: Call) -> bytes:

@@ -54,7 +54,7 @@ class RedisLedger:
 
     async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
         scope = reservation.scope
-        args = [*_authorize_args(reservation), self._trails.backlog_cap]
+        args = [*_authorize_args(reservation), self._trails.backlog_cap, reservation.quota_reason]
         reply, world, namespace = await self._redis.run(
             "authorize", _authorize_keys(reservation), args, _epoch_reads(scope)
         )

@@ -8,6 +8,7 @@ from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
 from interlock.store.ledger import RedisLedger
 from interlock.store.overview import RedisOverview
+from interlock.store.quotas import RedisQuotas
 from interlock.store.settings import RedisSettings
 from interlock.store.trails import NO_EXPORT, RedisTrails
 
@@ -20,6 +21,7 @@ class Store:
     directory: RedisDirectory
     trails: RedisTrails
     overview: RedisOverview
+    quotas: RedisQuotas
 
 
 @asynccontextmanager
@@ -34,7 +36,7 @@ async def open_store(
     trails = RedisTrails(connection, backlog_cap)
     try:
         ledger, directory = RedisLedger(connection, trails), RedisDirectory(connection, trails)
-        yield Store(ledger, directory, trails, RedisOverview(connection, trails))
+        yield Store(ledger, directory, trails, RedisOverview(connection, trails), RedisQuotas(connection))
     finally:
         await trails.close()
         await connection.close()

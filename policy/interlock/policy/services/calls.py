@@ -10,6 +10,7 @@ from interlock.policy.following import Followed, Following, Subject
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import CALL_ID, CallRecord, Event, Identity, Outcome, Permit, Role, Scope
 from interlock.policy.ports import Directory, Ledger, Trails
+from interlock.policy.runs import Runs
 from interlock.policy.services.agents import check_reason
 from interlock.policy.services.messages import OUTCOME_OF, call_message, event_message, trail_message
 from interlock.policy.services.rpc import Caller, Write, rpc, rpc_stream
@@ -26,10 +27,11 @@ RESOLUTIONS = (Outcome.SUCCEEDED, Outcome.NOT_SENT)
 class CallsService(admin_pb2_grpc.CallsServicer):
     """Calls that are not yet, or not long, over."""
 
-    def __init__(self, directory: Directory, ledger: Ledger, knowledge: Knowledge) -> None:
+    def __init__(self, directory: Directory, ledger: Ledger, knowledge: Knowledge, runs: Runs) -> None:
         self._directory = directory
         self._ledger = ledger
         self._knowledge = knowledge
+        self._runs = runs
 
     @rpc
     async def ListCalls(self, request: pb.ListCallsRequest, caller: Caller) -> pb.ListCallsResponse:  # noqa: N802 - the contract's name
@@ -64,6 +66,7 @@ class CallsService(admin_pb2_grpc.CallsServicer):
         settled = await self._ledger.settle(permit, outcome, None, "resolved", event="resolution", facts=facts)
         if not settled.applied:
             raise ConflictError("call_not_open", "the call was settled or taken over meanwhile")
+        await self._runs.settled(permit, outcome, settled)
         found = await self._ledger.call(scope, record.call_id)
         return call_message(found[0] if found else record)
 

@@ -19,6 +19,7 @@ from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, NAMESPACE, TOOL_NAME, Tool
 from interlock.policy.ports import Ledger
 from interlock.policy.renewing import Renewer
+from interlock.policy.runs import Runs
 from interlock.policy.secrets import Keyring
 from interlock.policy.services.messages import (
     OUTCOME_OF,
@@ -51,6 +52,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         authorizer: Authorizer,
         renewer: Renewer,
         degraded: DegradedCalls,
+        runs: Runs,
         ledger: Ledger,
         knowledge: Knowledge,
         waits: Waits,
@@ -60,6 +62,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         self._authorizer = authorizer
         self._renewer = renewer
         self._degraded = degraded
+        self._runs = runs
         self._ledger = ledger
         self._knowledge = knowledge
         self._waits = waits
@@ -111,6 +114,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         if not ATTEMPT_ID.fullmatch(request.attempt_id):
             raise InvalidRequestError("invalid_request", "attempt_id is not valid", field="attempt_id")
         await self._ledger.abandon(scope, request.attempt_id)
+        await self._runs.release(scope, request.attempt_id)
         return pb.AbandonResponse()
 
     @rpc
@@ -176,14 +180,16 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             raise InvalidRequestError("invalid_request", "an outcome is needed", field="outcome")
         if len(request.answer.body) > MAX_BODY_BYTES:
             raise InvalidRequestError("invalid_request", "the answer's body is over 1 MiB", field="answer.body")
+        permit = permit_of(request.permit)
         settlement = await self._ledger.settle(
-            permit_of(request.permit),
+            permit,
             outcome,
             answer_of(request.answer) if request.HasField("answer") else None,
             request.failure,
             event="settlement",
             facts=_facts(request),
         )
+        await self._runs.settled(permit, outcome, settlement)
         return pb.SettleResponse(
             outcome=OUTCOMES[settlement.outcome],
             applied=settlement.applied,

@@ -119,6 +119,9 @@ def authorize_response(verdict: Judged) -> governance_pb2.AuthorizeResponse:
         charged_micros=decision.charged_micros,
         risk_level=verdict.risk,
     )
+    if verdict.quota is not None:
+        quota = verdict.quota
+        response.quota.CopyFrom(governance_pb2.Quota(plan=quota.plan, limit=quota.limit, usage=quota.used))
     if decision.permit is not None:
         response.permit.CopyFrom(permit_message(decision.permit))
     if decision.answer is not None:

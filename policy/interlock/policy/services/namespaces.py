@@ -12,7 +12,8 @@ from interlock.policy import access, policies
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import DEFAULT_NAMESPACE, DefaultPolicy, DefaultRule, Identity, Namespace, Role
 from interlock.policy.plans import Plan, Plans
-from interlock.policy.ports import Directory
+from interlock.policy.ports import Directory, Quotas
+from interlock.policy.runs import month_end_ms
 from interlock.policy.services.messages import policy_message, policy_of
 from interlock.policy.services.rpc import Caller, rpc
 
@@ -25,8 +26,9 @@ ATTEMPTS = 5
 class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
     """Namespaces, and what holds in each."""
 
-    def __init__(self, directory: Directory, knowledge: Knowledge, plans: Plans) -> None:
+    def __init__(self, directory: Directory, knowledge: Knowledge, plans: Plans, quotas: Quotas) -> None:
         self._directory = directory
+        self._quotas = quotas
         self._knowledge = knowledge
         self._plans = plans
 
@@ -42,17 +44,20 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
                 raise ConflictError("namespace_deleted", message)
             facts = {"plan_before": was.plan, "default_policy_before": was.default_policy.rule} if was.revision else {}
             wanted = changed(was, request)
-            put = await self._directory.put_namespace(wanted, "", 0, facts=_facts(identity, wanted, was, **facts))
+            used = await self._quotas.month(name)
+            put = await self._directory.put_namespace(
+                wanted, used.month, used.let_through, facts=_facts(identity, wanted, was, **facts)
+            )
             if put is not None:
                 self._changed("namespace.put", identity, put)
-                return self._shown(put)
+                return await self._with_usage(put)
         raise _contended()
 
     @rpc
     async def GetNamespace(self, request: pb.NamespaceRef, caller: Caller) -> pb.Namespace:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential.at_home())
         access.require(identity, Role.VIEWER)
-        return self._shown(await self._known(access.namespace(identity, request.name)))
+        return await self._with_usage(await self._known(access.namespace(identity, request.name)))
 
     @rpc
     async def ListNamespaces(self, request: pb.ListNamespacesRequest, caller: Caller) -> pb.ListNamespacesResponse:  # noqa: N802 - the contract's name
@@ -115,6 +120,20 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
     def _changed(self, event: str, identity: Identity, namespace: Namespace) -> None:
         self._knowledge.forget(namespace.name)
         log.info(event, namespace=namespace.name, key_id=identity.key_id, plan=namespace.plan)
+
+    async def _with_usage(self, namespace: Namespace) -> pb.Namespace:
+        shown = self._shown(namespace)
+        used = await self._quotas.month(namespace.name)
+        # What a limit is held to is counted with it; without one, agents count, and a run that waits is no run.
+        shown.usage.CopyFrom(
+            pb.Usage(
+                month=used.month,
+                runs=used.reserved if shown.plan.HasField("runs_per_month") else used.let_through,
+                month_resets_in_ms=month_end_ms(used.at_ms) - used.at_ms,
+                tools=len((await self._knowledge.up_to_date(namespace.name)).tools),
+            )
+        )
+        return shown
 
     def _shown(self, namespace: Namespace) -> pb.Namespace:
         return pb.Namespace(

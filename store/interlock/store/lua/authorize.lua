@@ -3,7 +3,7 @@
 -- KEYS  1 config  2 state  3 call  4 open  5 id  6 attempt  7 minutes  8 hours  9 days  10 audit  11 folds
 -- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 policy_version  7 switch_reason  8 rule_reason
 --       9 cost  10 max_actions  11 max_tool_calls  12 max_spend  13 lease_ms  14 hold  15 ttl_ms  16 will_wait
---       17 awaited  18 basis  19 facts  20 repeatable  21 backlog_cap
+--       17 awaited  18 basis  19 facts  20 repeatable  21 backlog_cap  22 quota_reason
 -- Returns  {POLICY, version, policy} if the policy moved, {ABANDONED} if the attempt was (nothing is written), else
 --       {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left, spend_left,
 --        day_resets_in_ms, failure, status, head, body, kept, size, digest}
@@ -12,6 +12,7 @@
 --
 -- include: clock
 -- include: trail
+-- include: month
 -- include: windows
 local config, state, call, open, id, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local windows, audit, folds = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10], KEYS[11]
@@ -111,6 +112,7 @@ end
 -- 3. Budgets. Spend is charged once a key, an action each time. What can never pass has no time to come back at.
 local charged = (not vacant and tonumber(was.charged)) or 0
 local due = math.max(0, cost - charged)
+if ARGV[22] ~= '' then return decide('BLOCKED', ARGV[22], call_id) end
 if max_actions >= 0 and used_actions() >= max_actions then
   local wait
   local minute, newest = bucket(now, MINUTE) - 60, bucket(now, MINUTE)

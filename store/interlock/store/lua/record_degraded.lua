@@ -10,6 +10,7 @@
 --
 -- include: clock
 -- include: trail
+-- include: month
 -- include: windows
 local state, call, open, id, attempt, degraded = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local windows, audit = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10]

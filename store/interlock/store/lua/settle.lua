@@ -8,6 +8,7 @@
 --
 -- include: clock
 -- include: trail
+-- include: month
 -- include: windows
 local state, call, open, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local windows, audit = { minutes = KEYS[5], hours = KEYS[6], days = KEYS[7] }, KEYS[8]

@@ -1,5 +1,5 @@
 -- Counters by minute, hour and UTC day, each a hash of "<bucket>:<what>" with what = a (actions), b (refused),
--- s (spend, micro-USD) or t:<tool>. `minutes.total` is the sum of a over the running minute and the 60 before.
+-- s (spend, micro-USD) or t:<tool>; `days` has the actions of each UTC month beside, as "m:<YYYY-MM>". `minutes.total` is the sum of a over the running minute and the 60 before.
 local MINUTE, HOUR, DAY = 60000, 3600000, 86400000
 local KEEP = { [MINUTE] = 60, [HOUR] = 168, [DAY] = 7 }
 
@@ -16,7 +16,8 @@ local function begin(key, unit, now)
     local at, what = string.match(fields[i], '^(%d+):(.*)$')
     local value = tonumber(fields[i + 1])
     if what == 'seq' and tonumber(at) <= current - KEEP[unit] then last_seq = math.max(last_seq, value) end
-    if at and tonumber(at) < current - KEEP[unit] then
+    local past = unit == DAY and string.match(fields[i], '^m:(.*)$')
+    if at and tonumber(at) < current - KEEP[unit] or past and past < month_of(now - 62 * DAY) then
       redis.call('HDEL', key, fields[i])
     elseif what == 'a' then
       total = total + value
@@ -54,6 +55,7 @@ local function tally(windows, now, at, tool, actions, spend)
   if actions ~= 0 then
     add(windows, now, at, 'a', actions)
     add(windows, now, at, 't:' .. tool, actions)
+    redis.call('HINCRBY', windows.days, 'm:' .. month_of(at), int(actions))
   end
   if spend ~= 0 then add(windows, now, at, 's', spend) end
 end

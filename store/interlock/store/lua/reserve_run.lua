@@ -1,0 +1,22 @@
+-- Reserves one run of the UTC month for an attempt, if the namespace's plan leaves one.
+--
+-- KEYS  1 usage  2 run  3 state
+-- ARGV  1 limit, -1 is none
+-- Returns  {granted 1|0, runs used in the month, unix ms now}; an attempt that has its run keeps it
+-- Atomic because no two attempts may both have the last run.
+--
+-- include: clock
+-- include: month
+local MONTHS_KEPT, LONGEST_MONTH_MS = 13, 31 * 86400000
+local now = clock(KEYS[3])
+local month, limit = month_of(now), tonumber(ARGV[1])
+local used = tonumber(redis.call('HGET', KEYS[1], month) or 0)
+if redis.call('EXISTS', KEYS[2]) == 1 then return { '1', int(used), int(now) } end
+if limit >= 0 and used >= limit then return { '0', int(used), int(now) } end
+if used == 0 then
+  local months = redis.call('HKEYS', KEYS[1])
+  table.sort(months)
+  for i = 1, #months - MONTHS_KEPT + 1 do redis.call('HDEL', KEYS[1], months[i]) end
+end
+redis.call('SET', KEYS[2], month, 'PX', LONGEST_MONTH_MS)
+return { '1', int(redis.call('HINCRBY', KEYS[1], month, 1)), int(now) }
