@@ -2,6 +2,8 @@
 
 import ast
 import base64
+import hashlib
+import json
 import re
 import time
 from collections.abc import Callable, Iterator
@@ -14,11 +16,14 @@ from pydantic import BaseModel
 from standardwebhooks import WebhookVerificationError
 
 from interlock.governance.errors import BY_KIND, DeniedError, Kind
+from interlock.governance.inquiries import Said
+from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy import access
 from interlock.policy.model import Identity, Role
 from interlock.proxy.api.errors import answer_of
 from interlock.proxy.api.models import Dedup, OAuth2Credential, PolicyBody, ToolBody
 from interlock.proxy.api.routes import FOLLOW, TABLE
+from interlock.proxy.asking import finding_of
 from interlock.proxy.call import Decision
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.run_route import PATH as RUN_PATH
@@ -317,6 +322,42 @@ def test_every_header_that_a_tool_is_sent_is_on_its_page() -> None:
     assert missing == []
 
 
+def test_the_books_of_the_example_never_act_after_they_have_said_that_they_did_not(tmp_path: Path) -> None:
+    example = snippets("Being asked what became of a call")
+    books, acted = example["open_books"](tmp_path / "books"), []
+    key, question = "ab" * 32, {"key": "ab" * 32, "fence": 7}
+
+    def act(_: object) -> str:
+        acted.append(key)
+        return "done"
+
+    assert example["outcome"](books, question) == {"outcome": "not_happened"}
+    with pytest.raises(example["TooLateError"]):
+        example["handle"](books, key, 7, act)
+    assert acted == []
+    # A retry comes with a greater fence, and is then what is told of.
+    assert example["handle"](books, key, 8, act) == "done"
+    assert example["handle"](books, key, 9, act) == "done"
+    told = example["outcome"](books, question)
+    assert finding_of(json.dumps(told).encode(), 1_000).answer == pb.Answer(
+        status=200, body=b"done", kept=True, size=4, digest=hashlib.sha256(b"done").digest()
+    )
+    assert acted == [key]
+
+
+def test_what_a_tool_is_told_to_answer_is_understood() -> None:
+    answers = re.findall(r'^({"outcome".*})$', section(FOR_TOOLS, "Being asked what became of a call"), re.MULTILINE)
+    inline = re.findall(r'`({"outcome":[^`]+})`', section(FOR_TOOLS, "Being asked what became of a call"))
+    assert [finding_of(answer.encode(), 65_536).said for answer in (*answers, *inline)] == [
+        Said.HAPPENED,
+        Said.NOT_HAPPENED,
+        Said.UNKNOWN,
+    ]
+
+
+RUN = ("Plain HMAC", "Standard Webhooks", "RFC 9421", "Being asked what became of a call")
+
+
 def test_there_is_no_snippet_that_is_not_run() -> None:
-    run = sum(section(FOR_TOOLS, title).count("```python") for title in ("Plain HMAC", "Standard Webhooks", "RFC 9421"))
+    run = sum(section(FOR_TOOLS, title).count("```python") for title in RUN)
     assert sum(page.read_text().count("```python") for page in PAGES) == run

@@ -15,6 +15,7 @@ from interlock.cli import serving
 from interlock.cli.configuration import Configuration, Settings
 from interlock.cli.data_folder import DataFolder
 from interlock.cli.exporting import exporting
+from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role
 from interlock.governance.errors import UnauthenticatedError
 from interlock.governance.local import LocalServer
@@ -24,6 +25,7 @@ from interlock.governance.v1.admin_pb2_grpc import KeysStub
 from interlock.policy.engine import Engine
 from interlock.policy.settings import EngineSettings
 from interlock.proxy.app import Sidecar
+from interlock.proxy.destinations import Destinations
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.settings import SidecarSettings
 from interlock.store.embedded import EmbeddedRedis
@@ -74,6 +76,9 @@ async def _serve(data_dir: Path, configuration: Configuration, stop: asyncio.Eve
         sidecar = Sidecar(settings, local.channel(), metrics=metrics)
         stack.push_async_callback(sidecar.close)
         await sidecar.start()
+        own_ports = frozenset({sidecar.port, sidecar.admin_port})
+        destinations = Destinations(allow_loopback=configuration.engine.allow_loopback_tools, own_ports=own_ports)
+        await stack.enter_async_context(reconciling(engine, destinations, metrics))
         own_signing_key = folder.signing_key_file() if audit.exports else None
         await stack.enter_async_context(exporting(audit, redis, metrics, own_signing_key))
         # Standard output may be where events go, each a line.

@@ -17,12 +17,14 @@ from grpc_reflection.v1alpha import reflection
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem
 from interlock.cli.exporting import exporting
+from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role
 from interlock.governance.errors import UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.policy.engine import SERVICES, Engine
 from interlock.policy.settings import EngineSettings, TlsFiles
 from interlock.proxy.admin import Readiness, admin_app
+from interlock.proxy.destinations import Destinations
 from interlock.proxy.metrics import Metrics
 from interlock.store.opening import open_store
 
@@ -60,11 +62,18 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         await stack.enter_async_context(_admin(engine, settings, metrics))
         await stack.enter_async_context(_bootstrapping(engine, settings))
         await stack.enter_async_context(exporting(audit, configuration.redis, metrics))
+        await stack.enter_async_context(reconciling(engine, _destinations(settings), metrics))
         await server.start()
         log.info("engine.started", listen=settings.listen, tls=settings.tls is not None)
         await stop.wait()
         await engine.drain()
         await server.stop(settings.drain_grace_ms / 1000)
+
+
+def _destinations(settings: EngineSettings) -> Destinations:
+    """Where tools may be asked: not at this engine itself."""
+    own_ports = frozenset({int(settings.listen.rpartition(":")[2]), settings.admin_port})
+    return Destinations(allow_loopback=settings.allow_loopback_tools, own_ports=own_ports)
 
 
 def _bind(server: aio.Server, settings: EngineSettings) -> None:

@@ -29,7 +29,8 @@ from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
 from interlock.policy.plans import Plans
-from interlock.policy.ports import Directory, Ledger, Overview, Quotas, Trails
+from interlock.policy.ports import Directory, Held, Ledger, Overview, Quotas, Trails
+from interlock.policy.reconciling import Asker, Reconciler, Recorder
 from interlock.policy.renewing import Renewer
 from interlock.policy.runs import Runs
 from interlock.policy.secrets import load_keyring
@@ -68,6 +69,9 @@ class Store(Protocol):
     def trails(self) -> Trails: ...
 
     @property
+    def held(self) -> Held: ...
+
+    @property
     def overview(self) -> Overview: ...
 
     @property
@@ -92,6 +96,7 @@ class Engine:
         self._ledger = store.ledger
         self._overview = store.overview
         self._trails = store.trails
+        self._held = store.held
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
         self._quotas = store.quotas
@@ -147,6 +152,11 @@ class Engine:
         namespaces = NamespacesService(directory, knowledge, self._plans, self._quotas)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
         self.register_health(server)
+
+    def reconciler(self, asker: Asker, recorder: Recorder) -> Reconciler:
+        """Looks after calls of unknown outcome, once it is started."""
+        route_of = self._governance.route
+        return Reconciler(self._held, self._ledger, self._knowledge, self._runs, route_of, asker, recorder)
 
     def register_health(self, server: Any) -> None:
         """Adds gRPC health alone: what a listener for operators needs."""

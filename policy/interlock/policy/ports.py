@@ -359,6 +359,52 @@ class Directory(Protocol):
         """Why the store must not be used (its `maxmemory-policy`, its version); empty if it may."""
 
 
+@dataclass(frozen=True, slots=True)
+class HeldCall:
+    """A call that must not be repeated, as it stands. Times are ms, and of Redis' clock.
+
+    `lease_over_ms` is how long its lease has been over, negative while it holds; `left` says that nobody is asked about
+    it any more. `facts` is the JSON object that was kept with its decision, empty if that is not known.
+    """
+
+    permit: Permit
+    unknown: bool
+    lease_over_ms: int
+    age_ms: int
+    first_seen_ms: int
+    tries: int
+    facts: str
+    left: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Taken:
+    """Held calls that were due, those of them that are over, and how many are known to be unknown in all."""
+
+    unknown: int
+    calls: Sequence[HeldCall]
+    over: Sequence[tuple[Scope, str]]
+
+
+class Held(Protocol):
+    """Calls that must not be repeated: when each is looked at, by one engine at a time."""
+
+    async def take(self, limit: int, claim_ms: int) -> Taken:
+        """Those that are due, at most `limit`, in two round trips; nobody else gets them for `claim_ms`."""
+
+    async def plan(self, scope: Scope, key: str, in_ms: int | None, *, unknown: bool) -> None:
+        """When the call of that key is due again; None: never."""
+
+    async def forget(self, over: Sequence[tuple[Scope, str]]) -> None:
+        """These need no looking after any more."""
+
+    async def hold(self, permit: Permit, patience_ms: int) -> bool:
+        """Whether the call is unknown: it was so, or its lease has been over for `patience_ms` and it now is."""
+
+    async def leave(self, permit: Permit, reason: str, facts: str) -> bool:
+        """Records, once, that nobody is asked about an unknown call any more. False if it was before."""
+
+
 class Trails(Protocol):
     """Every agent's trail, for who exports it."""
 

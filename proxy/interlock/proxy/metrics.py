@@ -47,6 +47,12 @@ class Metrics:
             ["tool"],
             registry=registry,
         )
+        reconciliations = Counter(
+            "interlock_reconciliations_total",
+            "Looks at calls of unknown outcome, by what came of them.",
+            ["result"],
+            registry=registry,
+        )
         refused = Counter(
             "interlock_connections_refused_total",
             "Connections closed at once, because too many were open.",
@@ -65,6 +71,8 @@ class Metrics:
         self._settle_failures = cache(failures.labels)
         self._token_fetches = cache(fetches.labels)
         self._degraded = cache(degraded.labels)
+        self._reconciliations = cache(reconciliations.labels)
+        self._unknown = Gauge("interlock_calls_unknown", "Calls of unknown outcome.", registry=registry)
         self._connections_refused = cache(refused.labels)
         self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
         self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
@@ -83,6 +91,14 @@ class Metrics:
     def degraded(self, tool: str) -> None:
         """A call was let through unjudged."""
         self._degraded(tool).inc()
+
+    def reconciled(self, result: str) -> None:
+        """A tool was asked what became of a call, or is not asked any more."""
+        self._reconciliations(result).inc()
+
+    def calls_unknown(self, count: int) -> None:
+        """So many calls, of all agents, are known to be of unknown outcome."""
+        self._unknown.set(count)
 
     def finished(self, tool: str, added_s: float, upstream_s: float) -> None:
         """A call is over. `upstream_s` is 0 if nothing was sent, and then not counted as time at the tool."""

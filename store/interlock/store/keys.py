@@ -45,6 +45,8 @@ In WORLD's slot alone:
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
 | `namespaces`   | set    | every namespace that was made, or had a key or agent | for ever                           |
+| `held`         | zset   | calls not to be repeated, by when to look      | a member until its call is over    |
+| `unknown`      | zset   | those of them that are unknown, by since when  | as above                           |
 | `exporter`     | hash   | the lease of the exporter: holder, until, fence | for ever                          |
 
 Alone: `il:key:<sha-256>`, a hash, one API key, for ever as above.
@@ -90,3 +92,20 @@ def trail(scope: Scope) -> list[str]:
 def windows(scope: Scope) -> list[str]:
     """Minutes, hours, days: the order in which every script takes them."""
     return [of_agent(scope, "minutes"), of_agent(scope, "hours"), of_agent(scope, "days")]
+
+
+def held() -> list[str]:
+    """Calls that must not be repeated, and those of them that are unknown."""
+    return [of_namespace(WORLD, "held"), of_namespace(WORLD, "unknown")]
+
+
+def held_member(scope: Scope, key: str) -> str:
+    """How they are named there."""
+    return f"{scope.namespace}:{scope.agent_id}:{key}"
+
+
+def held_call(member: str) -> tuple[Scope, str]:
+    """The agent and the key that `held_member` named: a namespace and a key have no colon."""
+    rest, _, key = member.rpartition(":")
+    namespace, _, agent_id = rest.partition(":")
+    return Scope(namespace, agent_id), key

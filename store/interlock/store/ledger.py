@@ -1,5 +1,6 @@
 """Decisions and settlements: the Ledger port, each method one script."""
 
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
@@ -55,9 +56,8 @@ class RedisLedger:
     async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
         scope = reservation.scope
         args = [*_authorize_args(reservation), self._trails.backlog_cap, reservation.quota_reason]
-        reply, world, namespace = await self._redis.run(
-            "authorize", _authorize_keys(reservation), args, _epoch_reads(scope)
-        )
+        beside = [*_epoch_reads(scope), *_held_entry(reservation)]
+        reply, world, namespace, *_ = await self._redis.run("authorize", _authorize_keys(reservation), args, beside)
         self._trails.grew(scope)
         if reply[0] == b"ABANDONED":
             raise ConflictError("attempt_abandoned", "this attempt was given up")
@@ -120,6 +120,7 @@ class RedisLedger:
                 permit.tool,
                 self._trails.backlog_cap,
             ],
+            _not_looked_after(permit) if event == "resolution" else (),
         )
         self._trails.grew(scope)
         applied, now, charged = reply[0]
@@ -254,6 +255,23 @@ def _degraded_args(call: DegradedCall) -> list[Argument]:
         call.facts,
         keys.SETTLED_CHANNEL,
     ]
+
+
+def _held_entry(reservation: Reservation) -> list[Command]:
+    """Puts a call that must not be repeated where it is looked after, for when its lease and its try are over.
+
+    By this machine's clock, which need not be Redis': who looks too early sees that.
+    """
+    if not reservation.hold:
+        return []
+    due_ms = int(time.time() * 1000) + 2 * reservation.lease_ms
+    return [("ZADD", keys.held()[0], "LT", due_ms, keys.held_member(reservation.scope, reservation.key))]
+
+
+def _not_looked_after(permit: Permit) -> list[Command]:
+    """Takes a call that is resolved out of the index of those that must not be repeated."""
+    member = keys.held_member(permit.scope, permit.key)
+    return [("ZREM", index, member) for index in keys.held()]
 
 
 def _epoch_reads(scope: Scope) -> list[Command]:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
+from interlock.store.held import RedisHeld
 from interlock.store.ledger import RedisLedger
 from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
@@ -22,6 +23,7 @@ class Store:
     trails: RedisTrails
     overview: RedisOverview
     quotas: RedisQuotas
+    held: RedisHeld
 
 
 @asynccontextmanager
@@ -36,7 +38,14 @@ async def open_store(
     trails = RedisTrails(connection, backlog_cap)
     try:
         ledger, directory = RedisLedger(connection, trails), RedisDirectory(connection, trails)
-        yield Store(ledger, directory, trails, RedisOverview(connection, trails), RedisQuotas(connection))
+        yield Store(
+            ledger,
+            directory,
+            trails,
+            RedisOverview(connection, trails),
+            RedisQuotas(connection),
+            RedisHeld(connection, trails),
+        )
     finally:
         await trails.close()
         await connection.close()

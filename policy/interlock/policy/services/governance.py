@@ -80,7 +80,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         require_sidecar(caller, self._token)
         scope, tool = await self._authorizer.resolve(request.credential, request.agent_id, request.tool)
         return pb.ResolveToolResponse(
-            namespace=scope.namespace, agent_id=scope.agent_id, route=self._route(scope.namespace, tool)
+            namespace=scope.namespace, agent_id=scope.agent_id, route=self.route(scope.namespace, tool)
         )
 
     @rpc
@@ -196,7 +196,8 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             charged_micros=settlement.charged_micros,
         )
 
-    def _route(self, namespace: str, tool: Tool) -> pb.ToolRoute:
+    def route(self, namespace: str, tool: Tool) -> pb.ToolRoute:
+        """What is needed to reach a tool, its secrets among it. Errors: `secret_unreadable`."""
         owner = owner_of(namespace, tool)
         credential = opened(tool, owner, self._keyring)
         return route_message(tool, signing_secrets(tool, owner, self._keyring, int(time.time() * 1000)), credential)
