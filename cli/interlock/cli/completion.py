@@ -48,7 +48,9 @@ def _asked(path: str) -> Any:
 
     root = urlsplit(base_url(os.environ.get("INTERLOCK_BASE_URL") or DEFAULT_BASE_URL))
     kind = HTTPSConnection if root.scheme == "https" else HTTPConnection
-    connection = kind(root.hostname or "", root.port, timeout=WITHIN_S)
     key = api_key(os.environ.get("INTERLOCK_API_KEY", ""))
-    connection.request("GET", f"{root.path}{path}", headers={"Authorization": f"Bearer {key}"})
-    return json.loads(connection.getresponse().read())
+    named = os.environ.get("INTERLOCK_NAMESPACE", "")
+    acting_in = {"Interlock-Namespace": named} if named else {}
+    with contextlib.closing(kind(root.hostname or "", root.port, timeout=WITHIN_S)) as connection:
+        connection.request("GET", f"{root.path}{path}", headers={"Authorization": f"Bearer {key}", **acting_in})
+        return json.loads(connection.getresponse().read())

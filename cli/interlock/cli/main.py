@@ -11,6 +11,7 @@ import typer
 
 from interlock.cli import agents, audit, calls, keys, namespaces, policies, switch, tools
 from interlock.cli.acting import in_namespace
+from interlock.cli.examples import teach
 from interlock.cli.output import AsJson
 from interlock.cli.role import Role
 from interlock.cli.sorting import Sort
@@ -113,6 +114,8 @@ def top(
 
 for group in (agents, tools, policies, keys, switch, calls, audit, namespaces):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel=OPERATE)
+
+teach(app)
 
 
 def _show_version(asked: bool) -> None:

@@ -60,7 +60,8 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
         first = bisect_right(named, request.after)
         page = named[first : first + (request.limit or DEFAULT_AGENTS)]
         standings = await self._overview.standings([Scope(identity.namespace, agent) for agent in page])
-        return pb.ListAgentsResponse(agents=[standing_message(standing) for standing in standings])
+        namespace = (await self._knowledge.up_to_date(identity.namespace)).namespace
+        return pb.ListAgentsResponse(agents=[standing_message(standing, namespace) for standing in standings])
 
     @rpc
     async def ListDecisions(self, request: pb.ListDecisionsRequest, caller: Caller) -> pb.ListDecisionsResponse:  # noqa: N802 - the contract's name

@@ -18,6 +18,7 @@ from interlock.policy.model import (
     CallRecord,
     Dedup,
     Event,
+    Namespace,
     OAuth2,
     Outcome,
     Permit,
@@ -30,6 +31,7 @@ from interlock.policy.model import (
     TrailState,
     VersionedPolicy,
 )
+from interlock.policy.rules import terms
 
 NO_HASH = "0" * 64
 
@@ -312,8 +314,9 @@ def agent_status(agent_id: str, switch: Switch) -> admin_pb2.AgentStatus:
     )
 
 
-def standing_message(standing: AgentStanding) -> admin_pb2.AgentStanding:
-    policy = standing.policy.policy or Policy()
+def standing_message(standing: AgentStanding, namespace: Namespace) -> admin_pb2.AgentStanding:
+    """Its limits are those it is held to: without a policy of its own, those of its namespace's default."""
+    policy = terms(standing.policy.policy, namespace, allow_without_policy=True).policy or Policy()
     return admin_pb2.AgentStanding(
         status=agent_status(standing.agent_id, standing.switch),
         last_seen_ms=standing.last_seen_ms,

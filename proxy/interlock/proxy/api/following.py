@@ -28,8 +28,7 @@ async def follow(visit: Visit) -> web.StreamResponse:
     asked = pb.FollowEventsRequest(
         agent_id=query.agent_id or "", cursor=query.cursor or "", last=query.last, until_now=query.until_now
     )
-    metadata = (("authorization", f"Bearer {visit.credential}"),)
-    call = visit.api.audit.FollowEvents(asked, metadata=metadata)
+    call = visit.api.audit.FollowEvents(asked, metadata=visit.metadata)
     try:
         first = await _first(call, visit.api.timeout_s)
         response = web.StreamResponse(

@@ -41,9 +41,13 @@ class Visit:
         self, rpc: UnaryUnaryMultiCallable[Question, Answer], question: Question, timeout_s: float | None = None
     ) -> Answer:
         """Asks the engine in the caller's name. Raises AioRpcError, which `v1_errors` translates."""
+        return await rpc(question, metadata=self.metadata, timeout=timeout_s or self.api.timeout_s)
+
+    @property
+    def metadata(self) -> tuple[tuple[str, str], ...]:
+        """Who asks, for the engine."""
         acting_in = (("interlock-namespace", self.namespace),) if self.namespace else ()
-        metadata = (("authorization", f"Bearer {self.credential}"), *acting_in)
-        return await rpc(question, metadata=metadata, timeout=timeout_s or self.api.timeout_s)
+        return (("authorization", f"Bearer {self.credential}"), *acting_in)
 
     async def body(self, model: type[Model], max_bytes: int | None = None) -> Model:
         """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError, `busy`."""
