@@ -110,9 +110,7 @@ class ToolConnection(asyncio.Protocol):
                 return b""
             if self._error is not None:
                 raise self._error
-            if self._paused and self._transport is not None:
-                self._paused = False
-                self._transport.resume_reading()
+            self._read_on()
             self._due = self._loop.time() + within_s
             self._watch()
             await self._wait()
@@ -129,10 +127,19 @@ class ToolConnection(asyncio.Protocol):
             self._transport.abort()
 
     def rest(self) -> bool:
-        """Whether the connection is free for another request, now that nobody reads the answer any more."""
+        """Whether the connection is free for another request, now that nobody reads the answer any more.
+
+        One that was not read to its end is not: what is left of it must not come before the next answer.
+        """
         self._asked = False
+        self._read_on()
         unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
-        return self.complete and self.usable and not unsent
+        return self.complete and not self._pieces and self.usable and not unsent
+
+    def _read_on(self) -> None:
+        if self._paused and self._transport is not None:
+            self._transport.resume_reading()
+        self._paused = False
 
     def _take(self) -> bytes:
         self._held = 0

@@ -62,6 +62,27 @@ async def test_an_ambiguous_answer_is_tried_again_only_for_retry_tools(
     assert len({received.header("Idempotency-Key") for received in tool.received}) == 1
 
 
+async def test_nothing_of_an_answer_that_was_left_unread_comes_with_another(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.MergeFrom(pb.ToolRoute(max_retries=2))
+    tool.does(answers(500, b'"first"'), answers(429, b'"second"', {"Retry-After": "0"}), answers(200, b'"third"'))
+    assert (await agent.post("/tools/charge")).text == '"third"'
+    assert (await agent.post("/tools/charge", content=b"1")).text == '"third"'
+    assert engine.settled[0].answer.body == b'"third"'
+
+
+async def test_a_connection_that_brought_much_at_once_carries_the_next_call(
+    agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool
+) -> None:
+    engine.tool.timeout_ms = 1_000
+    for size in (50_000, 100_000, 200_000, 400_000, 1_000_000):
+        tool.does(answers(200, b"x" * size))
+        for number in range(3):
+            answer = await agent.post("/tools/charge", content=f"{size}/{number}")
+            assert (answer.status_code, len(answer.content)) == (200, size)
+
+
 @pytest.mark.parametrize("status", [200, 503])
 async def test_a_retry_after_that_is_none_does_not_spoil_an_answer(
     agent: httpx.AsyncClient, engine: ScriptedEngine, tool: Tool, status: int

@@ -216,7 +216,7 @@ class _Reading:
         most = MAX_WHOLE_BYTES if not self._call.agent.takes_pieces else 0
         body = Body(max(most, self._call.tool.replay_max_bytes))
         if (at_hand := self._answer.at_hand()) is not None:
-            body.add(at_hand)
+            body.add(at_hand if self._mask is None else self._mask.whole(at_hand))
             return body.of(self._head)
         try:
             async with asyncio.timeout(MAX_UNHEARD_S):
