@@ -5,8 +5,9 @@ from pathlib import Path
 
 import typer
 
-from interlock.cli.configuration import ConfigurationError, UnreadableFileError, load, schema
+from interlock.cli.configuration import load, schema
 from interlock.cli.needs import load_for
+from interlock.cli.problems import ConfigurationError, UnreadableFileError
 from interlock.cli.role import Role
 
 INVALID = 1

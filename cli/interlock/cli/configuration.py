@@ -8,18 +8,17 @@ file. Names without `__` are left alone: they belong to the operator's commands,
 import contextlib
 import json
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from pydantic_core import ErrorDetails
 
 from interlock.audit.settings import AuditSettings
 from interlock.cli import yaml_tree
-from interlock.governance.errors import InvalidRequestError
+from interlock.cli.problems import ConfigurationError, Place, Problem, UnreadableFileError, dotted, unknown_key
 from interlock.policy.settings import EngineSettings
 from interlock.proxy.settings import SidecarSettings
 from interlock.store.settings import RedisSettings
@@ -42,41 +41,6 @@ class Configuration(BaseModel):
     engine: EngineSettings = Field(default_factory=EngineSettings, description="The governance engine")
     sidecar: SidecarSettings = Field(default_factory=SidecarSettings, description="The sidecar")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The exporter of the audit trail")
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Place:
-    """Where a key is set: a file and its line (from 1), or a variable."""
-
-    source: str = ""
-    line: int = 0
-
-    def __str__(self) -> str:
-        return f"{self.source}:{self.line}" if self.line else self.source
-
-
-@dataclass(frozen=True, slots=True, order=True)
-class Problem:
-    """One thing to put right. The value that was given is not shown: it may be a secret."""
-
-    place: Place
-    key: str
-    message: str
-
-    def __str__(self) -> str:
-        return ": ".join(part for part in (str(self.place), self.key, self.message) if part)
-
-
-class ConfigurationError(InvalidRequestError):
-    """The configuration cannot be used as it stands. `problems` are all of them, by place."""
-
-    def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = sorted(problems)
-        super().__init__("invalid_configuration", "\n".join(str(problem) for problem in self.problems))
-
-
-class UnreadableFileError(InvalidRequestError):
-    """The configuration file is not there, or not for us to read."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +85,7 @@ def schema() -> dict[str, Any]:
 def _layer_of_file(file: Path) -> tuple[Layer, list[Problem]]:
     document = yaml_tree.read(_text_of(file))
     name = str(file)
-    problems = [Problem(Place(name, line), _dotted(path), message) for line, path, message in document.faults]
+    problems = [Problem(Place(name, line), dotted(path), message) for line, path, message in document.faults]
     settings = document.tree or {}
     if not isinstance(settings, Mapping):
         problems.append(Problem(Place(name, 1), "", "keys and values are expected"))
@@ -167,23 +131,8 @@ def _problem(detail: ErrorDetails, layers: Sequence[Layer]) -> Problem:
     path = detail["loc"]
     message = detail["msg"].removeprefix("Value error, ")
     if detail["type"] == "extra_forbidden":
-        message = "unknown key" + _suggestion(path)
-    return Problem(_place(path, layers), _dotted(path), message)
-
-
-def _suggestion(path: yaml_tree.Path) -> str:
-    model: Any = Configuration
-    for key in path[:-1]:
-        # What is no field is a name in a mapping, whose model is at hand already.
-        if key in model.model_fields:
-            model = _model_in(model.model_fields[key].annotation)
-    near = get_close_matches(str(path[-1]), model.model_fields, 1)
-    return f"; did you mean {near[0]}?" if near else ""
-
-
-def _model_in(annotation: Any) -> Any:
-    """The model of a section that may also be absent (`Section | None`)."""
-    return next(part for part in (annotation, *get_args(annotation)) if hasattr(part, "model_fields"))
+        message = unknown_key(Configuration, path)
+    return Problem(_place(path, layers), dotted(path), message)
 
 
 def _place(path: yaml_tree.Path, layers: Sequence[Layer]) -> Place:
@@ -193,7 +142,3 @@ def _place(path: yaml_tree.Path, layers: Sequence[Layer]) -> Place:
             if path[:end] in layer.places:
                 return layer.places[path[:end]]
     return Place()
-
-
-def _dotted(path: yaml_tree.Path) -> str:
-    return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")

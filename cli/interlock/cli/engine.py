@@ -15,7 +15,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from interlock.cli import serving
-from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem
+from interlock.cli.configuration import Configuration
 from interlock.cli.exporting import exporting
 from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role

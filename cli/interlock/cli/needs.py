@@ -9,7 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from interlock.audit.settings import AuditSettings
-from interlock.cli.configuration import Configuration, ConfigurationError, Place, Problem, Settings, load
+from interlock.cli.configuration import Configuration, Settings, load
+from interlock.cli.problems import ConfigurationError, Place, Problem
 from interlock.cli.role import Role
 from interlock.policy.credentials import looks_like_key
 from interlock.policy.settings import EngineSettings

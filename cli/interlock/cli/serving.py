@@ -8,8 +8,9 @@ from pathlib import Path
 import typer
 
 from interlock.audit.heads import KeyFileError
-from interlock.cli.configuration import Configuration, ConfigurationError, Settings, UnreadableFileError
+from interlock.cli.configuration import Configuration, Settings
 from interlock.cli.needs import load_for
+from interlock.cli.problems import ConfigurationError, UnreadableFileError
 from interlock.cli.role import Role
 from interlock.governance.errors import InterlockError
 from interlock.policy.secrets import MasterKeyError

@@ -5,7 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from interlock.cli.configuration import Configuration, ConfigurationError, UnreadableFileError, load, schema
+from interlock.cli.configuration import Configuration, load, schema
+from interlock.cli.problems import ConfigurationError, UnreadableFileError
 from interlock.policy.settings import EngineSettings
 from interlock.proxy.settings import SidecarSettings
 from interlock.store.settings import RedisSettings

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner, Result
 
-from interlock.cli.configuration import ConfigurationError, load
+from interlock.cli.configuration import load
 from interlock.cli.main import app
 from interlock.cli.needs import is_loopback, load_for
+from interlock.cli.problems import ConfigurationError
 from interlock.cli.role import Role
 from interlock.policy.credentials import new_key
 
