@@ -15,6 +15,7 @@ from http_message_signatures import InvalidSignature
 from pydantic import BaseModel
 from standardwebhooks import WebhookVerificationError
 
+from interlock.cli import manifest
 from interlock.governance.errors import BY_KIND, DeniedError, Kind
 from interlock.governance.inquiries import Said
 from interlock.governance.v1 import governance_pb2 as pb
@@ -230,6 +231,14 @@ def test_the_tools_of_the_page_on_credentials_are_accepted() -> None:
 def test_each_field_of_a_token_credential_is_named() -> None:
     told = first_cells(section(CREDENTIALS, "A token by OAuth 2.0"))
     assert told == OAuth2Credential.model_fields.keys() - {"type"}
+
+
+# deploy/manifest.schema.json
+
+
+def test_the_schema_of_manifests_is_that_of_the_code() -> None:
+    """If it is not: `make schema`."""
+    assert json.loads((ROOT / "deploy" / "manifest.schema.json").read_text()) == manifest.schema()
 
 
 # docs/for-tools.md: its snippets, run against what the sidecar sends.

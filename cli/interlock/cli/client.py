@@ -130,7 +130,7 @@ def _path(segments: tuple[str, ...]) -> str:
 
 
 @contextmanager
-def connected() -> Iterator[Client]:
+def connected(timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
     """A client as the environment describes it. A failure inside ends the command: its message, its exit code."""
     import httpx
 
@@ -140,7 +140,7 @@ def connected() -> Iterator[Client]:
         with httpx.Client(
             base_url=root,
             headers={"Authorization": f"Bearer {key}"} | acting_in(),
-            timeout=TIMEOUT_S,
+            timeout=timeout_s,
             trust_env=urlsplit(root).hostname not in LOOPBACK,  # HTTP_PROXY shall not see a key meant for this machine
         ) as http:
             yield Client(http)

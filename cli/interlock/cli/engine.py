@@ -17,6 +17,7 @@ from grpc_reflection.v1alpha import reflection
 from interlock.cli import serving
 from interlock.cli.configuration import Configuration
 from interlock.cli.exporting import exporting
+from interlock.cli.problems import ConfigurationError, Place, Problem
 from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role
 from interlock.governance.errors import UnavailableError

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interlock.cli import agents, audit, calls, keys, namespaces, policies, switch, tools
+from interlock.cli import agents, apply, audit, calls, keys, namespaces, policies, switch, tools
 from interlock.cli.acting import in_namespace
 from interlock.cli.examples import teach
 from interlock.cli.output import AsJson
@@ -74,6 +74,12 @@ def exporter(config: Config = None) -> None:
 def check_config(
     config: Config = None,
     role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,
+    manifest: Annotated[
+        list[Path] | None, typer.Option(help="Also a file of tools and policies, or a folder of them; repeatable.")
+    ] = None,
+    references: Annotated[
+        bool, typer.Option("--references/--no-references", help="Ask where env: and file: lead, here.")
+    ] = True,
     show_schema: Annotated[bool, typer.Option("--schema", help="Print the JSON schema of the file and exit.")] = False,
 ) -> None:
     """Say whether the configuration holds. Exit codes: 0 it does, 1 it does not, 2 it cannot be read."""
@@ -82,7 +88,7 @@ def check_config(
     if show_schema:
         print_schema()
     else:
-        check(config, role)
+        check(config, role, manifest or (), resolve=references)
 
 
 @app.command(rich_help_panel=RUN)
@@ -111,6 +117,8 @@ def top(
 
     run(View(sort, limit), interval, once=once, as_json=as_json)
 
+
+app.command(rich_help_panel=OPERATE, epilog=apply.EXIT_CODES)(in_namespace(apply.apply))
 
 for group in (agents, tools, policies, keys, switch, calls, audit, namespaces):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel=OPERATE)

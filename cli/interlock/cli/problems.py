@@ -3,7 +3,8 @@
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any, get_args
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from interlock.cli.yaml_tree import Path
 from interlock.governance.errors import InvalidRequestError
@@ -51,24 +52,31 @@ def dotted(path: Path) -> str:
 
 def unknown_key(model: Any, path: Path) -> str:
     """What to say of a key that the model does not have there, with the nearest one that it has."""
-    near = get_close_matches(str(path[-1]), _keys_at([model], path[:-1]), 1)
+    types = [model]
+    for key in path[:-1]:
+        types = [below for of in types for below in types_below(of, key)]
+    fields = [name for of in types for kind in kinds_of(of) for name in getattr(kind, "model_fields", ())]
+    near = get_close_matches(str(path[-1]), fields, 1)
     return "unknown key" + (f"; did you mean {near[0]}?" if near else "")
 
 
-def models_in(annotation: Any) -> Iterator[Any]:
-    """The models that a value of this type may be: of `Annotated[Section | None, …]`, Section."""
-    if hasattr(annotation, "model_fields"):
-        yield annotation
+def kinds_of(annotation: Any) -> Iterator[Any]:
+    """What a value of this type may be: of `Annotated[Section | None, …]`, Section and None."""
+    parts = get_args(annotation)
+    if get_origin(annotation) is Annotated:
+        yield from kinds_of(parts[0])
+    elif get_origin(annotation) in (Union, UnionType):
+        for part in parts:
+            yield from kinds_of(part)
     else:
-        for part in get_args(annotation):
-            yield from models_in(part)
+        yield annotation
 
 
-def _keys_at(types: list[Any], path: Path) -> list[str]:
-    for key in path:
-        below = []
-        for model in (model for of in types for model in models_in(of)):
-            # A key that is no field's is one of a mapping or the index of an item: the type of these is in `types`.
-            below += [model.model_fields[key].annotation] if key in model.model_fields else []
-        types = below or types
-    return [name for of in types for model in models_in(of) for name in model.model_fields]
+def types_below(annotation: Any, key: str | int) -> Iterator[Any]:
+    """The types that what stands under this key may have: a model's field, a mapping's value, a list's item."""
+    for kind in kinds_of(annotation):
+        if hasattr(kind, "model_fields"):
+            if key in kind.model_fields:
+                yield kind.model_fields[key].annotation
+        elif parts := get_args(kind):
+            yield parts[-1]

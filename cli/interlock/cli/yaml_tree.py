@@ -121,7 +121,7 @@ def _mapping(node: MappingNode, path: Path, document: Document) -> Tree:
     return tree
 
 
-def _typed(node: ScalarNode, path: Path, document: Document) -> Tree:
+def _typed(node: Node, path: Path, document: Document) -> Tree:
     kind, text = str(node.tag).removeprefix(_CORE), str(node.value)
     if kind == "null":
         return None

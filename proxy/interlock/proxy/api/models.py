@@ -13,6 +13,7 @@ from pydantic import (
     SecretStr,
     StringConstraints,
     TypeAdapter,
+    WithJsonSchema,
     model_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -43,6 +44,10 @@ def _number(value: object) -> object:
     if isinstance(value, bool) or not isinstance(value, int | Decimal):
         raise PydanticCustomError("number_type", "Input should be a number")
     return Decimal(value)
+
+
+def _a_number_to(most: int) -> WithJsonSchema:
+    return WithJsonSchema({"type": "number", "minimum": 0, "maximum": most})
 
 
 def _for_every_tool(value: object) -> object:
@@ -93,6 +98,8 @@ HeaderName = Annotated[
 Method = Literal["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"]
 Reason = Annotated[str, StringConstraints(max_length=512)]
 Count = Annotated[int, Field(ge=0, le=MAX_COUNT)]
+_COUNT_SCHEMA = {"type": "integer", "minimum": 0, "maximum": MAX_COUNT}
+CALLS_SCHEMA = WithJsonSchema({"anyOf": [_COUNT_SCHEMA, {"type": "object", "additionalProperties": _COUNT_SCHEMA}]})
 Owner = Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:/-]{1,128}$")]
 Namespace = Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,63}$")]
 ToolKey = Annotated[
@@ -100,8 +107,8 @@ ToolKey = Annotated[
     StringConstraints(pattern=r"^(agent:[A-Za-z0-9_.@:-]{1,128}/)?[a-zA-Z0-9_.:-]{1,128}$"),
     AfterValidator(_no_dots),
 ]
-PriceUsd = Annotated[Decimal, Field(ge=0, le=MAX_PRICE_USD), BeforeValidator(_number)]
-DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number)]
+PriceUsd = Annotated[Decimal, Field(ge=0, le=MAX_PRICE_USD), BeforeValidator(_number), _a_number_to(MAX_PRICE_USD)]
+DayUsd = Annotated[Decimal, Field(ge=0, le=MAX_DAY_USD), BeforeValidator(_number), _a_number_to(MAX_DAY_USD)]
 
 Item = TypeVar("Item")
 # A list is judged up to its first bad entry: a body has room for 200,000 of them.
@@ -306,7 +313,7 @@ class PolicyBody(Body):
     """In any rolling hour; no limit if left out."""
     max_spend_usd_per_day: DayUsd | None = None
     """US dollars in a UTC day; no limit if left out."""
-    max_calls_per_tool: Annotated[dict[ToolGlob, Count], BeforeValidator(_for_every_tool)] | None = None
+    max_calls_per_tool: Annotated[dict[ToolGlob, Count], BeforeValidator(_for_every_tool), CALLS_SCHEMA] | None = None
     """In a UTC day, by name or `*` glob (the most exact holds), or one number for each tool."""
     pricing_rules: Entries[PricingRule] | None = None
     """What calls cost."""
@@ -314,17 +321,22 @@ class PolicyBody(Body):
     """Kept for the anomaly detector."""
 
 
-class ApplyBody(Body):
-    """Tools (`NAME` or `agent:ID/NAME`) and policies (by agent) as they are to be."""
+class Manifest(Body):
+    """Tools and policies as they are to be."""
 
     owner: Owner | None = None
-    """Who manages them. Left out: nobody, and nothing is pruned."""
+    """Who manages what stands here. Left out: nobody, and nothing is pruned."""
     namespace: Namespace | None = None
-    """The key's, which is the only one it reaches."""
+    """Where it is to be; left out: in that of the key, or in `default`."""
     tools: Annotated[dict[ToolKey, ToolFields], Field(max_length=MAX_ENTRIES)] = {}
-    """Tools by name."""
+    """Tools by name; an agent's own are `agent:ID/NAME`."""
     policies: Annotated[dict[AgentId, PolicyBody], Field(max_length=MAX_ENTRIES)] = {}
     """Policies by agent."""
+
+
+class ApplyBody(Manifest):
+    """Tools and policies as they are to be, and how to get there."""
+
     dry_run: bool = False
     """Only say what would change."""
     prune: bool = True
