@@ -126,7 +126,9 @@ async def test_what_is_wrong_is_told_and_nothing_is_written(engine: EngineClient
 
 async def test_another_namespace_than_the_keys_is_out_of_reach(engine: EngineClient) -> None:
     request = pb.ApplyRequest(namespace="other", tools=[tool("a")])
-    assert await engine.refused(engine.configuration.Apply, request) == "permission_denied"
+    operator = engine.speaking_with((await engine.new_key(ad.ROLE_OPERATOR)).key)
+    assert await operator.refused(operator.configuration.Apply, request) == "permission_denied"
+    assert await engine.refused(engine.configuration.Apply, request) == "namespace_not_found"
     assert await apply(engine, tool("a"), namespace="default") == {"a": "create"}
 
 

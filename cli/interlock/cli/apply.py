@@ -113,7 +113,7 @@ def _tree(paths: Sequence[Path], owner: str) -> Mapping[str, object]:
     except ConfigurationError as error:
         raise _unusable(error.message) from None
     if len(loaded.trees) > 1:
-        raise _unusable("there is more than one namespace: a key reaches one, so apply the files of each by itself")
+        raise _unusable("there is more than one namespace: apply the files of each by itself")
     for warning in loaded.warnings:
         typer.echo(f"Warning: {warning}", err=True)
     if not loaded.owner:

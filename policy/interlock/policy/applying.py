@@ -6,13 +6,14 @@ same thing at once, none is overwritten unseen. If something moved in between, a
 
 import json
 import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import structlog
 
-from interlock.governance.errors import ConflictError, InterlockError, InvalidRequestError
+from interlock.governance.errors import ConflictError, InterlockError, InvalidRequestError, NotFoundError
 from interlock.policy import policies, tools
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import OWNER, Policy, Scope, Snapshot, Tool, VersionedPolicy
@@ -240,7 +241,10 @@ class Applier:
         try:
             for _ in range(ATTEMPTS):
                 snapshot = await self._knowledge.up_to_date(namespace)
+                if not snapshot.namespace.exists:
+                    raise NotFoundError("namespace_not_found", f"there is no namespace {namespace}")
                 steps = await self._planned(snapshot, desired)
+                self._refuse_too_many(snapshot, steps)
                 if dry_run:
                     return steps
                 _refuse_conflicts(steps)
@@ -249,6 +253,13 @@ class Applier:
         except InterlockError as error:
             raise _after(done, error) from error
         raise _after(done, ConflictError("configuration_changing", "others are changing the same things; try again"))
+
+    def _refuse_too_many(self, snapshot: Snapshot, steps: Sequence[Step]) -> None:
+        """Before policies are written: the script that changes tools would only say it after them."""
+        count = Counter(step.action for step in steps if isinstance(step, ToolStep))
+        limit, grows = self._plans.of(snapshot.namespace).tools, count[Action.CREATE] - count[Action.DELETE]
+        if limit is not None and grows > 0 and len(snapshot.tools) + grows > limit:
+            raise self._plans.no_room(snapshot.namespace, len(snapshot.tools))
 
     async def _planned(self, snapshot: Snapshot, desired: Desired) -> list[Step]:
         namespace, plan = snapshot.namespace.name, self._plans.of(snapshot.namespace)

@@ -1,6 +1,8 @@
 """The Configuration service."""
 
-from interlock.governance.errors import DeniedError, InvalidRequestError
+from dataclasses import replace
+
+from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import configuration_pb2 as pb
 from interlock.governance.v1 import configuration_pb2_grpc
 from interlock.policy import access
@@ -21,10 +23,14 @@ class ConfigurationService(configuration_pb2_grpc.ConfigurationServicer):
 
     @rpc
     async def Apply(self, request: pb.ApplyRequest, caller: Caller) -> pb.ApplyResponse:  # noqa: N802 - the contract's name
-        identity = await self._knowledge.authenticate(caller.credential)
+        credential = caller.credential
+        if request.namespace and credential.namespace not in ("", request.namespace):
+            message = f"the files are for {request.namespace}, and not for {credential.namespace}"
+            raise InvalidRequestError("invalid_request", message, field="namespace")
+        if request.namespace:
+            credential = replace(credential, namespace=request.namespace)
+        identity = await self._knowledge.authenticate(credential)
         access.require(identity, Role.OPERATOR)
-        if request.namespace not in ("", identity.namespace):
-            raise DeniedError("permission_denied", f"this key's namespace is {identity.namespace}")
         return await self.apply(request, identity.namespace, {"key_id": identity.key_id})
 
     async def apply(self, request: pb.ApplyRequest, namespace: str, facts: Facts) -> pb.ApplyResponse:

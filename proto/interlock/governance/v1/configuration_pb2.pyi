@@ -76,7 +76,7 @@ class ApplyRequest(_message.Message):
     owner: _builtins.str
     """Who manages it, 1-128 of A-Z a-z 0-9 _ . @ : / -. Empty: nobody, and nothing is pruned."""
     namespace: _builtins.str
-    """Empty is the key's; no other is reached."""
+    """Empty is the key's, or the one that an admin's metadata names, as everywhere; another takes an admin."""
     dry_run: _builtins.bool
     """Only say what would change."""
     prune: _builtins.bool

@@ -327,7 +327,7 @@ class Manifest(Body):
     owner: Owner | None = None
     """Who manages what stands here. Left out: nobody, and nothing is pruned."""
     namespace: Namespace | None = None
-    """Where it is to be; left out: in that of the key, or in `default`."""
+    """Where it is to be; left out: in that of the key. Another takes an admin."""
     tools: Annotated[dict[ToolKey, ToolFields], Field(max_length=MAX_ENTRIES)] = {}
     """Tools by name; an agent's own are `agent:ID/NAME`."""
     policies: Annotated[dict[AgentId, PolicyBody], Field(max_length=MAX_ENTRIES)] = {}
