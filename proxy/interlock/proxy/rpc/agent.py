@@ -1,6 +1,7 @@
 """The agent's end of an RPC."""
 
 import asyncio
+import weakref
 from collections.abc import Coroutine, Iterable, Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from grpc import aio
 
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Call, Forwarded, Headers
-from interlock.proxy.problems import Problem, error_fields, problem_of_call, standing_fields
+from interlock.proxy.problems import Problem, error_fields, problem_of_call, problem_of_failure, standing_fields
 from interlock.proxy.rpc.framing import messages_in
 from interlock.proxy.rpc.metadata import metadata_of
 from interlock.proxy.rpc.status import Code, Ending, ending_in, ending_of
@@ -17,17 +18,19 @@ Context = aio.ServicerContext[bytes, bytes]
 
 
 class RpcAgent:
-    """The agent behind one RPC. One that takes nothing for `stall_s` is left."""
+    """The agent behind one RPC. One that takes nothing for `stall_s` is left: nothing more is written."""
 
     takes_pieces = True
 
     def __init__(self, context: Context, stall_s: float) -> None:
         self._context = context
-        self._handling = asyncio.current_task()
         self._stall_s = stall_s
         self.begun = False
         self.gone = False
-        context.add_done_callback(self._left)  # type: ignore[arg-type] # its stub asks for a class of its own
+        self._stuck: asyncio.Future[None] | None = None
+        # Not by a reference of the context's to us: a connection counts as open until all its contexts are gone.
+        this = weakref.ref(self)
+        context.add_done_callback(lambda _: _left(this))  # type: ignore[arg-type] # its stub asks for a class of its own
 
     async def begin(self, call: Call, head: Forwarded) -> None:  # noqa: ARG002 - the port's; an HTTP head needs it
         await self._begin(head.headers)
@@ -42,6 +45,10 @@ class RpcAgent:
             await self._begin(head)
         for message in messages:
             await self.pass_on(message)
+        if self._stuck is not None:
+            # gRPC keeps it in memory until it is taken or the agent hangs up: as long, the call counts as under way.
+            await asyncio.wait([self._stuck])
+            ending = ending_of(problem_of_failure("agent_gone"), call.verdict.call_id)
         self._end(ending, standing_fields(call))
 
     def fail(self, problem: Problem) -> None:
@@ -69,19 +76,21 @@ class RpcAgent:
         sending = asyncio.ensure_future(writing)
         await asyncio.wait([sending], timeout=self._stall_s)
         if not sending.done():
-            sending.cancel()
-            self._leave()
+            self.gone, self._stuck = True, sending
+            sending.add_done_callback(_seen)
         elif sending.cancelled() or sending.exception() is not None:
             self.gone = True
 
-    def _leave(self) -> None:
-        """Ends the RPC short of its end: a status would wait behind what is not taken."""
-        self.gone = True
-        if self._handling is not None:
-            self._handling.cancel()
 
-    def _left(self, _: Context) -> None:
-        self.gone = True
+def _left(agent: weakref.ref[RpcAgent]) -> None:
+    if (still_there := agent()) is not None:
+        still_there.gone = True
+
+
+def _seen(stuck: asyncio.Future[None]) -> None:
+    """That it failed is no news."""
+    if not stuck.cancelled():
+        stuck.exception()
 
 
 def _answer_to(call: Call) -> tuple[Headers, Sequence[bytes], Ending]:

@@ -93,6 +93,9 @@ def _options(settings: SidecarSettings, most_connections: int) -> tuple[tuple[st
         ("grpc.max_allowed_incoming_connections", most_connections),
         ("grpc.server_handshake_timeout_ms", settings.request_head_ms),
         ("grpc.max_connection_idle_ms", IDLE_MS),
+        # Who reads nothing from its connection answers no ping.
+        ("grpc.keepalive_time_ms", settings.agent_stall_ms),
+        ("grpc.keepalive_timeout_ms", settings.agent_stall_ms),
         ("grpc.http2.min_ping_interval_without_data_ms", MIN_PING_MS),
     )
 

@@ -69,7 +69,6 @@ CODE_OF_REASON = {
     "invalid_key": Code.UNAUTHENTICATED,
     "body_too_large": Code.RESOURCE_EXHAUSTED,
     "request_timeout": Code.DEADLINE_EXCEEDED,
-    "busy": Code.RESOURCE_EXHAUSTED,
     "max_spend_usd_per_day_exceeded": Code.RESOURCE_EXHAUSTED,
     "in_flight": Code.ABORTED,
     "outcome_unknown": Code.FAILED_PRECONDITION,

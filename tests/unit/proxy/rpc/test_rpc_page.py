@@ -10,7 +10,12 @@ from interlock.governance.errors import BY_KIND, InternalError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.problems import MESSAGES, STATUS_OF_REASON, problem_of_error, problem_of_failure
 from interlock.proxy.rpc.status import CODE_OF_REASON, code_of, outcome_of
-from tests.unit.proxy.test_error_page import ADMIN_ONLY, raised
+from tests.unit.proxy.test_error_page import RAISED, raised
+
+
+def reasons_of(module: Path) -> set[str]:
+    return {reason for _, reason in RAISED.findall(module.read_text())}
+
 
 PAGE = (Path(__file__).parents[4] / "docs" / "grpc.md").read_text()
 ROWS = {
@@ -26,7 +31,9 @@ OUTCOMES = {
 HTTP_ONLY = {"invalid_json", "invalid_body", "malformed_request", "method_not_allowed", "expectation_failed"} | {
     "host_not_allowed", "tool_is_grpc", "request_refused", "sidecar_only"
 }  # fmt: skip
-SENT = {*STATUS_OF_REASON, *MESSAGES, *raised(), *CODE_OF_REASON} - ADMIN_ONLY - HTTP_ONLY
+ROOM = Path(__file__).parents[4] / "proxy" / "interlock" / "proxy"
+OF_CALLS = {reason for path in (*ROOM.glob("rpc/*.py"), *ROOM.glob("stages/*.py")) for reason in reasons_of(path)}
+SENT = ({*STATUS_OF_REASON, *MESSAGES, *CODE_OF_REASON} | OF_CALLS) - HTTP_ONLY
 
 
 @pytest.mark.parametrize("reason", sorted(SENT))
