@@ -14,6 +14,7 @@ from redis.asyncio import Redis
 from interlock.governance.errors import InterlockError, UnauthenticatedError, UnavailableError
 from interlock.governance.status import error_of
 from interlock.governance.v1 import admin_pb2 as ad
+from interlock.governance.v1 import namespaces_pb2, namespaces_pb2_grpc
 from interlock.policy import following
 from tests.integration.engines import EngineClient, running_engine
 from tests.interlock_dev import until
@@ -177,6 +178,39 @@ async def test_an_agents_key_follows_its_own_agent_only(engine: EngineClient) ->
     await denied.reading
     assert denied.error is not None
     assert denied.error.reason == "permission_denied"
+
+
+async def test_an_admin_follows_and_lists_another_namespace_by_its_name_and_nobody_else_does(
+    engine: EngineClient,
+) -> None:
+    there = (*engine.metadata, ("interlock-namespace", "team-a"))
+    namespace = namespaces_pb2.PutNamespaceRequest(name="team-a")
+    await namespaces_pb2_grpc.NamespacesStub(engine.channel).PutNamespace(namespace, metadata=engine.metadata)
+    await engine.agents.DisableAgent(ad.DisableAgentRequest(agent_id="theirs"), metadata=there)
+    await engine.authorize("ours")
+    asked = ad.FollowEventsRequest(last=100, until_now=True)
+    told = [event async for message in engine.audit.FollowEvents(asked, metadata=there) for event in message.events]
+    listed = await engine.agents.ListAgents(ad.ListAgentsRequest(), metadata=there)
+    assert {event.agent_id for event in told} == {"theirs"} == {agent.status.agent_id for agent in listed.agents}
+    viewer = engine.speaking_with((await engine.new_key(ad.ROLE_VIEWER)).key)
+    with pytest.raises(aio.AioRpcError) as denied:
+        await engine.audit.FollowEvents(asked, metadata=(*viewer.metadata, ("interlock-namespace", "team-a"))).read()
+    assert denied.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
+async def test_folded_refusals_are_told_when_their_minute_is_over(engine: EngineClient, redis_url: str) -> None:
+    await engine.ask(engine.agents.DisableAgent, ad.DisableAgentRequest(agent_id="bot-1"))
+    async with following_at(engine) as follower, Redis.from_url(redis_url) as raw:
+        await asyncio.gather(*(engine.authorize("again") for _ in range(30)))
+        assert await raw.hget("il:{default:bot-1}:state", "folding")
+        await raw.hset("il:{default:bot-1}:state", "folding", "1")  # of a minute long ago
+        counted = 0
+        async with asyncio.timeout(20):
+            while counted < 30:
+                await follower.until(len(follower.events) + 1)
+                counted = sum(int(dict(event.facts).get("count", 1)) for event in follower.events)
+    assert counted == 30
+    assert len(follower.events) < 30
 
 
 @pytest.mark.parametrize(

@@ -72,37 +72,30 @@ class RedisOverview:
         return found
 
     async def news(self, after: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Event]]:
-        reads = [
-            ("XRANGE", keys.of_agent(scope, "audit"), f"{seq + 1}", "+", "COUNT", limit) for scope, seq in after.items()
-        ]
-        await self._unfold([*after])
-        return await self._events([*after], reads)
-
-    async def last_of(self, upto: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Event]]:
-        reads = [
-            ("XREVRANGE", keys.of_agent(scope, "audit"), f"{seq}", "-", "COUNT", limit) for scope, seq in upto.items()
-        ]
-        found = await self._events([*upto], reads)
-        return {scope: events[::-1] for scope, events in found.items()}
-
-    async def _events(self, scopes: Sequence[Scope], reads: Sequence[Command]) -> dict[Scope, list[Event]]:
-        found: dict[Scope, list[Event]] = {}
-        for first in range(0, len(scopes), PAGE):
-            page, replies = scopes[first : first + PAGE], await self._redis.ask("follow", *reads[first : first + PAGE])
-            for scope, entries in zip(page, replies, strict=True):
-                if entries:
-                    found[scope] = [event_of(scope, entry_id, fields) for entry_id, fields in entries]
+        found: dict[Scope, Sequence[Event]] = {}
+        for page in _pages([*after]):
+            trails = [("XRANGE", keys.of_agent(of, "audit"), f"{after[of] + 1}", "+", "COUNT", limit) for of in page]
+            folds = [("HGET", keys.of_agent(of, "state"), "folding") for of in page]
+            replies = await self._redis.ask("follow", *trails, *folds)
+            found |= _events(page, replies[: len(page)])
+            await self._unfold([of for of, folding in zip(page, replies[len(page) :], strict=True) if folding])
         return found
 
+    async def last_of(self, upto: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Event]]:
+        found: dict[Scope, Sequence[Event]] = {}
+        for page in _pages([*upto]):
+            trails = [("XREVRANGE", keys.of_agent(of, "audit"), f"{upto[of]}", "-", "COUNT", limit) for of in page]
+            found |= _events(page, await self._redis.ask("follow", *trails))
+        return {scope: events[::-1] for scope, events in found.items()}
+
     async def _unfold(self, scopes: Sequence[Scope]) -> None:
-        """Has refusals told that were counted in a minute which is over: with the agent's next event they would be."""
-        for page in _pages(scopes):
-            replies = await self._redis.ask("follow", *(("HGET", keys.of_agent(of, "state"), "folding") for of in page))
-            folding = [scope for scope, waiting in zip(page, replies, strict=True) if waiting is not None]
-            if folding:
-                told = await self._redis.run_all("unfold", [(keys.trail(scope), [0]) for scope in folding])
-                for scope in (scope for scope, appended in zip(folding, told, strict=True) if appended):
-                    self._trails.grew(scope)
+        """Has refusals recorded that were counted in a minute which is over; they are among the next news."""
+        if not scopes:
+            return
+        recorded = await self._redis.run_all("unfold", [(keys.trail(scope), [0]) for scope in scopes])
+        for scope, grew in zip(scopes, recorded, strict=True):
+            if grew:
+                self._trails.grew(scope)
 
     async def _totals(self, page: Sequence[Scope], minutes: Sequence[Any], now_ms: int) -> list[int]:
         """Actions of the running minute and the 60 before. A total that is of an earlier minute is counted anew."""
@@ -159,6 +152,15 @@ def _standing(scope: Scope, row: Sequence[Any], actions_in_hour: int, now_ms: in
 def _pages(scopes: Sequence[Scope]) -> Iterator[Sequence[Scope]]:
     for first in range(0, len(scopes), PAGE):
         yield scopes[first : first + PAGE]
+
+
+def _events(scopes: Sequence[Scope], replies: Sequence[Any]) -> dict[Scope, Sequence[Event]]:
+    """Of those that have any."""
+    return {
+        scope: [event_of(scope, entry_id, fields) for entry_id, fields in entries]
+        for scope, entries in zip(scopes, replies, strict=True)
+        if entries
+    }
 
 
 def _position(entry_id: bytes) -> Position:
