@@ -43,6 +43,7 @@ from interlock.policy.services.namespaces import NamespacesService
 from interlock.policy.services.policies import PoliciesService
 from interlock.policy.services.tools import ToolsService
 from interlock.policy.settings import EngineSettings
+from interlock.policy.switching import Switching
 from interlock.policy.waiting import Waits
 
 log = structlog.get_logger(__name__)
@@ -118,7 +119,7 @@ class Engine:
             allow_plaintext_tokens=settings.allow_plaintext_token_urls,
         )
         applier = Applier(self._directory, self._knowledge, self._plans, self._keyring, check_tool)
-        self._configuration = ConfigurationService(applier, self._knowledge)
+        self._configuration = ConfigurationService(applier, self._knowledge, self._plans)
 
     async def apply(self, request: configuration_pb2.ApplyRequest) -> configuration_pb2.ApplyResponse:
         """Applies files of this engine's own, in the name of nobody's key.
@@ -130,6 +131,7 @@ class Engine:
     def register(self, server: Any) -> None:
         """Adds every service, and gRPC health, to a grpc.aio server or a LocalServer."""
         directory, ledger, knowledge = self._directory, self._ledger, self._knowledge
+        switching = Switching(directory, knowledge, self._plans)
         governance_pb2_grpc.add_GovernanceServicer_to_server(self._governance, server)
         tools = ToolsService(
             directory,
@@ -140,9 +142,10 @@ class Engine:
             allow_plaintext_tokens=self._settings.allow_plaintext_token_urls,
         )
         admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
-        admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge), server)
-        admin_pb2_grpc.add_AgentsServicer_to_server(AgentsService(directory, ledger, self._overview, knowledge), server)
-        admin_pb2_grpc.add_SwitchesServicer_to_server(SwitchesService(directory, knowledge), server)
+        admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge, self._plans), server)
+        agents = AgentsService(directory, ledger, self._overview, knowledge, self._plans, switching)
+        admin_pb2_grpc.add_AgentsServicer_to_server(agents, server)
+        admin_pb2_grpc.add_SwitchesServicer_to_server(SwitchesService(knowledge, switching), server)
         admin_pb2_grpc.add_KeysServicer_to_server(KeysService(directory, knowledge), server)
         admin_pb2_grpc.add_CallsServicer_to_server(CallsService(directory, ledger, knowledge, self._runs), server)
         admin_pb2_grpc.add_AuditServicer_to_server(

@@ -300,6 +300,9 @@ class Directory(Protocol):
     async def agent_switch(self, scope: Scope) -> Switch:
         """As it stands; lifted for an agent nobody knows."""
 
+    async def agent_switches(self, scopes: Sequence[Scope]) -> Sequence[Switch]:
+        """The same for many, in their order, in one round trip."""
+
     async def put_tool(
         self, namespace: str, tool: Tool, replaces: Tool | None, *, room: Room = ANY_NUMBER, facts: str = "{}"
     ) -> Tool | None:

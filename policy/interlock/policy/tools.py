@@ -6,9 +6,11 @@ from dataclasses import dataclass, replace
 from interlock.governance.errors import InternalError, InvalidRequestError
 from interlock.governance.tool_urls import HTTP_SCHEMES, SCHEMES, Address, is_grpc, problem_of_address, problem_of_url
 from interlock.policy import credentials, upstream
-from interlock.policy.model import AGENT_ID, TOOL_NAME, Sealed, Tool, ToolSecret
+from interlock.policy.model import AGENT_ID, TOOL_NAME, Sealed, Switch, Tool, ToolSecret
 from interlock.policy.secrets import Keyring, mask_of
 
+PULL = ("disabled_by_file", "disabled_reason", "disabled_at_ms", "disabled_by")
+"""What is kept of a pulled switch."""
 RISKS = ("low", "medium", "high")
 GLOBAL_SCOPE = "global"
 MIN_SECRET = 8
@@ -138,9 +140,27 @@ def with_secrets(
     return upstream.with_credential(sealed, secrets.credential, stored, owner, keyring)
 
 
-def toggled(tool: Tool, *, enabled: bool, now_ms: int) -> Tool:
-    """Switched by hand: whatever a file says, it stays off until a hand switches it on."""
-    return replace(tool, enabled=enabled, disabled_by_file=False, updated_at_ms=now_ms)
+def switched(tool: Tool, stored: Tool | None, *, enabled: bool | None, by: Switch, now_ms: int) -> Tool:
+    """The tool with its kill switch as a hand has it, or (None) as it stands: on, unless it was pulled.
+
+    Whatever a file says, what a hand pulled stays off until a hand lifts it. Pulled again, it keeps the time of the
+    first pull.
+    """
+    if enabled or (enabled is None and (stored is None or stored.enabled)):
+        return replace(tool, enabled=True, disabled_by_file=False, disabled_reason="", disabled_at_ms=0, disabled_by="")
+    off = stored if stored is not None and not stored.enabled else None
+    if enabled is None and off is not None:
+        pull = {name: getattr(off, name) for name in PULL}
+        return replace(tool, enabled=False, **pull)
+    return replace(
+        tool,
+        enabled=False,
+        disabled_by_file=False,
+        disabled_reason=by.reason,
+        disabled_at_ms=off.disabled_at_ms if off and off.disabled_at_ms else now_ms,
+        disabled_by=by.changed_by,
+        updated_at_ms=now_ms,
+    )
 
 
 def signing_secrets(tool: Tool, owner: str, keyring: Keyring, now_ms: int) -> list[str]:

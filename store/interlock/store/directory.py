@@ -110,15 +110,25 @@ class RedisDirectory:
         return None if version < 0 else version
 
     async def switch_agent(self, scope: Scope, switch: Switch, facts: str) -> Switch:
-        args: list[str | int] = [int(switch.pulled), switch.reason, facts, self._trails.backlog_cap]
+        args: list[Argument] = [int(switch.pulled), switch.reason, facts, self._trails.backlog_cap, switch.changed_by]
         since = int((await self._redis.run("switch_agent", _config_keys(scope), args))[0])
         self._trails.grew(scope)
-        return Switch(switch.pulled, switch.reason if switch.pulled else "", since)
+        return Switch(True, switch.reason, since, switch.changed_by) if switch.pulled else Switch()
 
     async def agent_switch(self, scope: Scope) -> Switch:
-        command = ("HMGET", keys.of_agent(scope, "config"), "off", "off_reason", "off_at")
-        ((off, reason, since),) = await self._redis.ask("agent_switch", command)
-        return Switch(off == b"1", (reason or b"").decode(), int(since or 0))
+        return (await self.agent_switches([scope]))[0]
+
+    async def agent_switches(self, scopes: Sequence[Scope]) -> Sequence[Switch]:
+        if not scopes:
+            return []
+        fields = ("off", "off_reason", "off_at", "off_by")
+        replies = await self._redis.ask(
+            "agent_switches", *(("HMGET", keys.of_agent(scope, "config"), *fields) for scope in scopes)
+        )
+        return [
+            Switch(off == b"1", (reason or b"").decode(), int(since or 0), (by or b"").decode())
+            for off, reason, since, by in replies
+        ]
 
     async def put_tool(
         self, namespace: str, tool: Tool, replaces: Tool | None, *, room: Room = ANY_NUMBER, facts: str = "{}"

@@ -9,7 +9,7 @@ import pytest
 from interlock.governance.errors import InvalidRequestError
 from interlock.policy import tools
 from interlock.policy.applying import Action, Desired, ToolStep, WantedTool, check, policy_steps, tool_steps
-from interlock.policy.model import OAuth2, Policy, Tool, VersionedPolicy
+from interlock.policy.model import OAuth2, Policy, Switch, Tool, VersionedPolicy
 from interlock.policy.plans import Plan
 from interlock.policy.secrets import Keyring
 from interlock.policy.upstream import Given
@@ -19,6 +19,10 @@ PLAN = Plan("unlimited")
 KEYRING = Keyring({"m1": b"k" * 32})
 CHARGE = Tool(name="charge", scope_id="global", url="https://pay.example/charge")
 MAIL = Tool(name="mail", scope_id="agent:bot", url="https://mail.example")
+
+
+def by_hand(tool: Tool, *, enabled: bool) -> Tool:
+    return tools.switched(tool, tool, enabled=enabled, by=Switch(True, "drill", 0, "key_1"), now_ms=1)
 
 
 def wanted(
@@ -123,7 +127,7 @@ def test_tools_of_one_name_in_two_scopes_are_two_tools() -> None:
 
 @pytest.mark.parametrize("said", [None, True])
 def test_a_switch_pulled_by_hand_stays_pulled_whatever_the_file_says(said: bool | None) -> None:
-    off = tools.toggled(owned(), enabled=False, now_ms=1)
+    off = by_hand(owned(), enabled=False)
     (step,) = steps(Desired("team", (wanted(enabled=said),)), off)
     assert (step.action, step.held_off, step.after and step.after.enabled) == (Action.UNCHANGED, True, False)
 
@@ -137,14 +141,14 @@ def test_a_switch_that_the_file_pulled_the_file_lifts() -> None:
 
 
 def test_a_file_that_says_off_takes_a_hands_off_for_its_own_no_more_than_its_on() -> None:
-    off = tools.toggled(owned(), enabled=False, now_ms=1)
+    off = by_hand(owned(), enabled=False)
     (still,) = applied(Desired("team", (wanted(enabled=False),)), off)
     assert not still.disabled_by_file
     assert [tool.enabled for tool in applied(TEAM, still)] == [False]
 
 
 def test_off_in_the_file_beats_on_by_hand() -> None:
-    on = tools.toggled(owned(enabled=False, disabled_by_file=True), enabled=True, now_ms=1)
+    on = by_hand(owned(enabled=False, disabled_by_file=True), enabled=True)
     assert [tool.enabled for tool in applied(Desired("team", (wanted(enabled=False),)), on)] == [False]
 
 

@@ -1,21 +1,19 @@
 """The Agents and Switches services."""
 
-import json
 from bisect import bisect_right
-
-import structlog
 
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
 from interlock.policy import access
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import Event, Identity, Role, Scope, Switch
+from interlock.policy.model import Event, Identity, Role, Scope, Switch, Tool
+from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, Ledger, Overview
 from interlock.policy.services.messages import agent_status, event_message, standing_message, switch_status
 from interlock.policy.services.rpc import Caller, rpc
-
-log = structlog.get_logger(__name__)
+from interlock.policy.settings import Feature
+from interlock.policy.switching import Switching
 
 MAX_REASON = 512
 MAX_DECISIONS = 500
@@ -24,6 +22,8 @@ MAX_AGENTS = 1000
 DEFAULT_AGENTS = 100
 PAGE = 500
 TOP_TOOLS = 10
+SCOPES = ("global", "namespace", "agent", "tool")
+NAMED = ("agent", "tool")
 PERIODS = ("hour", "day", "week")
 DECISIONS = ("decision", "refusals")
 """Refusals that are told together are decisions, too."""
@@ -32,8 +32,18 @@ DECISIONS = ("decision", "refusals")
 class AgentsService(admin_pb2_grpc.AgentsServicer):
     """Agents: kill switch, log and figures."""
 
-    def __init__(self, directory: Directory, ledger: Ledger, overview: Overview, knowledge: Knowledge) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        ledger: Ledger,
+        overview: Overview,
+        knowledge: Knowledge,
+        plans: Plans,
+        switching: Switching,
+    ) -> None:
         self._directory = directory
+        self._plans = plans
+        self._switching = switching
         self._ledger = ledger
         self._overview = overview
         self._knowledge = knowledge
@@ -65,7 +75,7 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
 
     @rpc
     async def ListDecisions(self, request: pb.ListDecisionsRequest, caller: Caller) -> pb.ListDecisionsResponse:  # noqa: N802 - the contract's name
-        scope = await self._readable(caller, request.agent_id)
+        scope = await self._readable(caller, request.agent_id, "logs")
         if not 0 <= request.limit <= MAX_DECISIONS:
             raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_DECISIONS}", field="limit")
         decisions = await self._decisions(scope, request.limit or DEFAULT_DECISIONS)
@@ -73,7 +83,7 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
 
     @rpc
     async def GetAgentMetrics(self, request: pb.GetAgentMetricsRequest, caller: Caller) -> pb.AgentMetrics:  # noqa: N802 - the contract's name
-        scope = await self._readable(caller, request.agent_id)
+        scope = await self._readable(caller, request.agent_id, "metrics")
         if request.period not in PERIODS:
             raise InvalidRequestError("invalid_request", "period is hour, day or week", field="period")
         figures = await self._ledger.figures(scope, request.period)
@@ -86,14 +96,16 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
 
     async def _switch(self, caller: Caller, agent_id: str, switch: Switch) -> pb.AgentStatus:
         identity = await self._knowledge.authenticate(caller.credential)
-        scope = access.managed_agent(identity, agent_id)
         check_reason(switch.reason)
-        await self._knowledge.see(scope)
-        facts = json.dumps({"key_id": identity.key_id})
-        return agent_status(scope.agent_id, await self._directory.switch_agent(scope, switch, facts))
+        return agent_status(agent_id, await self._switching.agent(identity, agent_id, switch))
 
-    async def _readable(self, caller: Caller, agent_id: str) -> Scope:
-        return access.readable_agent(await self._knowledge.authenticate(caller.credential), agent_id)
+    async def _readable(self, caller: Caller, agent_id: str, feature: Feature | None = None) -> Scope:
+        """Errors: also `feature_not_available`, if the namespace's plan lacks it; an admin is not held to a plan."""
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.readable_agent(identity, agent_id)
+        if feature is not None and identity.role is not Role.ADMIN:
+            self._plans.shown((await self._knowledge.up_to_date(scope.namespace)).namespace).require(feature)
+        return scope
 
     async def _listed(self, identity: Identity) -> list[str]:
         if identity.role is Role.AGENT:
@@ -115,39 +127,60 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
 
 
 class SwitchesService(admin_pb2_grpc.SwitchesServicer):
-    """The switches above the agents."""
+    """The kill switches of every kind."""
 
-    def __init__(self, directory: Directory, knowledge: Knowledge) -> None:
-        self._directory = directory
+    def __init__(self, knowledge: Knowledge, switching: Switching) -> None:
         self._knowledge = knowledge
+        self._switching = switching
 
     @rpc
     async def SetSwitch(self, request: pb.SetSwitchRequest, caller: Caller) -> pb.SwitchStatus:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
-        if request.scope not in ("global", "namespace"):
-            raise InvalidRequestError("invalid_request", "scope is global or namespace", field="scope")
-        above = request.scope == "global"
-        access.require(identity, Role.ADMIN if above else Role.OPERATOR)
+        _check_name(request)
         check_reason(request.reason)
-        namespace = None if above else identity.namespace
-        wanted = Switch(request.pulled, request.reason, changed_by=identity.key_id)
-        facts = json.dumps({"key_id": identity.key_id})
-        switch = await self._directory.set_switch(namespace, wanted, facts=facts)
-        self._knowledge.forget(namespace)
-        log.info("switch.set", scope=request.scope, namespace=namespace, pulled=switch.pulled, key_id=identity.key_id)
-        return switch_status(request.scope, switch)
+        switch = Switch(request.pulled, request.reason)
+        match request.scope:
+            case "global":
+                return switch_status("global", await self._switching.everything(identity, switch))
+            case "namespace":
+                set_to = await self._switching.namespace(identity, switch)
+                return switch_status("namespace", set_to, identity.namespace)
+            case "agent":
+                set_to = await self._switching.agent(identity, request.name, switch)
+                return switch_status("agent", set_to, request.name)
+            case _:
+                return tool_switch(await self._switching.tool(identity, request.scope_id, request.name, switch))
 
     @rpc
     async def ListSwitches(self, request: pb.ListSwitchesRequest, caller: Caller) -> pb.ListSwitchesResponse:  # noqa: N802, ARG002 - the contract's name and shape
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.VIEWER)
         snapshot = await self._knowledge.up_to_date(identity.namespace)
+        agents = await self._switching.agents_switched_off(identity.namespace)
+        disabled = sorted(key for key, tool in snapshot.tools.items() if not tool.enabled)
         return pb.ListSwitchesResponse(
             switches=[
                 switch_status("global", snapshot.world_switch),
-                switch_status("namespace", snapshot.namespace_switch),
+                switch_status("namespace", snapshot.namespace_switch, identity.namespace),
+                *(switch_status("agent", switch, agent) for agent, switch in agents),
+                *(tool_switch(snapshot.tools[key]) for key in disabled),
             ]
         )
+
+
+def tool_switch(tool: Tool) -> pb.SwitchStatus:
+    switch = Switch(not tool.enabled, tool.disabled_reason, tool.disabled_at_ms, tool.disabled_by)
+    return switch_status("tool", switch, tool.name, tool.scope_id)
+
+
+def _check_name(request: pb.SetSwitchRequest) -> None:
+    if request.scope not in SCOPES:
+        raise InvalidRequestError("invalid_request", "scope is global, namespace, agent or tool", field="scope")
+    if bool(request.name) != (request.scope in NAMED):
+        message = "a switch of an agent or a tool names it, and no other does"
+        raise InvalidRequestError("invalid_request", message, field="name")
+    if request.scope_id and request.scope != "tool":
+        raise InvalidRequestError("invalid_request", "only a tool's switch has a scope_id", field="scope_id")
 
 
 def check_reason(reason: str) -> None:

@@ -9,7 +9,9 @@ from interlock.policy import access
 from interlock.policy.applying import Action, Applier, Desired, Facts, Step, ToolStep, WantedTool
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Policy, Role, Tool
+from interlock.policy.plans import Plans
 from interlock.policy.services.messages import agent_policy_message, policy_of, tool_message
+from interlock.policy.services.policies import check_plan
 from interlock.policy.services.rpc import Caller, rpc
 from interlock.policy.services.tools import secrets_of, tool_of
 
@@ -17,8 +19,9 @@ from interlock.policy.services.tools import secrets_of, tool_of
 class ConfigurationService(configuration_pb2_grpc.ConfigurationServicer):
     """Tools and policies as a whole."""
 
-    def __init__(self, applier: Applier, knowledge: Knowledge) -> None:
+    def __init__(self, applier: Applier, knowledge: Knowledge, plans: Plans) -> None:
         self._applier = applier
+        self._plans = plans
         self._knowledge = knowledge
 
     @rpc
@@ -31,6 +34,8 @@ class ConfigurationService(configuration_pb2_grpc.ConfigurationServicer):
             credential = replace(credential, namespace=request.namespace)
         identity = await self._knowledge.authenticate(credential)
         access.require(identity, Role.OPERATOR)
+        wanted = [policy_of(put.policy) for put in request.policies]
+        await check_plan(self._knowledge, self._plans, identity, wanted)
         return await self.apply(request, identity.namespace, {"key_id": identity.key_id})
 
     async def apply(self, request: pb.ApplyRequest, namespace: str, facts: Facts) -> pb.ApplyResponse:

@@ -1,23 +1,35 @@
 """The Policies service."""
 
 import json
+from collections.abc import Iterable
 
 from interlock.governance.errors import NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
 from interlock.policy import access, policies
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import Role, Scope, VersionedPolicy
+from interlock.policy.model import Identity, Policy, Role, Scope, VersionedPolicy
+from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory
 from interlock.policy.services.messages import agent_policy_message, policy_of
 from interlock.policy.services.rpc import Caller, rpc
 
 
+async def check_plan(knowledge: Knowledge, plans: Plans, identity: Identity, wanted: Iterable[Policy]) -> None:
+    """Refuses what the namespace's plan lacks; an admin is not held to it. Errors: `feature_not_available`."""
+    if identity.role is Role.ADMIN:
+        return
+    plan = plans.shown((await knowledge.up_to_date(identity.namespace)).namespace)
+    for policy in wanted:
+        plan.require_for(policy)
+
+
 class PoliciesService(admin_pb2_grpc.PoliciesServicer):
     """What each agent may do."""
 
-    def __init__(self, directory: Directory, knowledge: Knowledge) -> None:
+    def __init__(self, directory: Directory, knowledge: Knowledge, plans: Plans) -> None:
         self._directory = directory
+        self._plans = plans
         self._knowledge = knowledge
 
     @rpc
@@ -26,6 +38,7 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         scope = access.managed_agent(identity, request.agent_id)
         policy = policy_of(request.policy)
         policies.check(policy)
+        await check_plan(self._knowledge, self._plans, identity, [policy])
         await self._knowledge.see(scope)
         facts = json.dumps({"key_id": identity.key_id})
         version = await self._directory.put_policy(scope, VersionedPolicy(policy), facts)

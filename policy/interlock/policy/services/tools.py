@@ -13,12 +13,13 @@ from interlock.governance.v1 import admin_pb2_grpc
 from interlock.governance.v1.governance_pb2 import ON_AMBIGUOUS_HOLD, ON_GOVERNANCE_FAILURE_OPEN
 from interlock.policy import access, tools
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import Identity, Role, Snapshot, Tool
+from interlock.policy.model import Identity, Role, Snapshot, Switch, Tool
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, NoRoomError, Room
 from interlock.policy.secrets import Keyring
 from interlock.policy.services.messages import DEDUP_OF, given_of, tool_message
 from interlock.policy.services.rpc import Caller, rpc
+from interlock.policy.switching import Switching
 
 log = structlog.get_logger(__name__)
 
@@ -42,6 +43,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         self._directory = directory
         self._knowledge = knowledge
         self._plans = plans
+        self._switching = Switching(directory, knowledge, plans)
         self._keyring = keyring
         self._check = partial(tools.check, allow_loopback=allow_loopback, allow_plaintext_tokens=allow_plaintext_tokens)
 
@@ -52,7 +54,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         secrets = secrets_of(request)
         wanted = tool_of(request.tool)
         self._check(wanted, secrets)
-        put = await self._put(identity, wanted, secrets, says_ttl=request.tool.HasField("dedup_ttl_s"))
+        put = await self._put(identity, wanted, secrets, request)
         self._changed("tool.put", identity, put.scope_id, put.name, url=put.url)
         return tool_message(put)
 
@@ -89,24 +91,19 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
     async def ToggleTool(self, request: pb.ToggleToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.OPERATOR)
-        for _ in range(ATTEMPTS):
-            snapshot = await self._snapshot(identity)
-            stored = self._find(snapshot, identity, request.ref)
-            toggled = tools.toggled(stored, enabled=request.enabled, now_ms=_now_ms())
-            put = await self._stored(identity, snapshot, toggled, stored)
-            if put is not None:
-                self._changed("tool.toggled", identity, put.scope_id, put.name, enabled=put.enabled)
-                return tool_message(put)
-        raise _contended()
+        switch = Switch(not request.enabled)
+        return tool_message(await self._switching.tool(identity, request.ref.scope_id, request.ref.name, switch))
 
-    async def _put(self, identity: Identity, wanted: Tool, secrets: tools.Secrets, *, says_ttl: bool) -> Tool:
-        namespace = identity.namespace
+    async def _put(self, identity: Identity, wanted: Tool, secrets: tools.Secrets, request: pb.PutToolRequest) -> Tool:
+        namespace, asked = identity.namespace, request.tool
+        by, enabled = Switch(changed_by=identity.key_id), asked.enabled if asked.HasField("enabled") else None
+        ttl_s = wanted.dedup_ttl_s if asked.HasField("dedup_ttl_s") else None
         for _ in range(ATTEMPTS):
             snapshot = await self._knowledge.up_to_date(namespace)
             stored = snapshot.tools.get((wanted.scope_id, wanted.name))
             plan = self._plans.of(snapshot.namespace)
             sealed = tools.with_secrets(
-                replace(wanted, dedup_ttl_s=plan.ttl_s(wanted.dedup_ttl_s if says_ttl else None)),
+                replace(wanted, dedup_ttl_s=plan.ttl_s(ttl_s)),
                 secrets,
                 stored,
                 namespace=namespace,
@@ -114,7 +111,8 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
                 now_ms=_now_ms(),
             )
             owned = replace(sealed, managed_by=stored.managed_by if stored else "")
-            put = await self._stored(identity, snapshot, owned, stored)
+            switched = tools.switched(owned, stored, enabled=enabled, by=by, now_ms=_now_ms())
+            put = await self._stored(identity, snapshot, switched, stored)
             if put is not None:
                 return put
         raise _contended()
@@ -122,7 +120,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
     async def _stored(self, identity: Identity, snapshot: Snapshot, tool: Tool, replaces: Tool | None) -> Tool | None:
         """The tool as it was put, or None if another change came first. Errors: ExhaustedError `payment_required`."""
         facts = {"key_id": identity.key_id}
-        # What is there already takes no more room, and a kill switch must not hang on what a plan says.
+        # What is there already takes no more room.
         room = Room(snapshot.namespace.plan, -1) if replaces else self._plans.room(snapshot.namespace)
         try:
             return await self._directory.put_tool(

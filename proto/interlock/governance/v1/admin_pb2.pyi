@@ -108,7 +108,7 @@ class Tool(_message.Message):
     max_retries: _builtins.int
     """0-10, default 2."""
     enabled: _builtins.bool
-    """Its kill switch; default true."""
+    """Its kill switch. Absent it stays as it is: true for a new tool."""
     description: _builtins.str
     """At most 512 characters."""
     subpaths: _builtins.bool

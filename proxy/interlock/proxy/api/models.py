@@ -121,7 +121,7 @@ AGENT_ID: TypeAdapter[str] = TypeAdapter(AgentId)
 NAMESPACE: TypeAdapter[str] = TypeAdapter(NamespaceName)
 TOOL_NAME: TypeAdapter[str] = TypeAdapter(ToolName)
 IDENTIFIER: TypeAdapter[str] = TypeAdapter(Identifier)
-SWITCH_SCOPE: TypeAdapter[str] = TypeAdapter(Literal["global", "namespace"])
+SWITCH_SCOPE: TypeAdapter[str] = TypeAdapter(Literal["global", "namespace", "agent", "tool"])
 
 
 class Known(BaseModel):
@@ -421,5 +421,9 @@ class FollowQuery(Query):
 
 
 class SwitchBody(Body):
+    """`name` is that of the agent or tool."""
+
     pulled: bool
     reason: Reason = ""
+    name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:-]{1,128}$")] | None = None
+    scope_id: ScopeId | None = None

@@ -1,4 +1,4 @@
-"""`/v1/switches`: the kill switches above the agents."""
+"""`/v1/switches`: the kill switches of every kind."""
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.models import SWITCH_SCOPE, SwitchBody
@@ -12,16 +12,22 @@ async def show_all(visit: Visit) -> object:
 
 
 async def throw(visit: Visit) -> object:
+    scope = visit.path("scope", SWITCH_SCOPE)
     body = await visit.body(SwitchBody)
-    asked = pb.SetSwitchRequest(scope=visit.path("scope", SWITCH_SCOPE), pulled=body.pulled, reason=body.reason)
+    asked = pb.SetSwitchRequest(
+        scope=scope, pulled=body.pulled, reason=body.reason, name=body.name or "", scope_id=body.scope_id or ""
+    )
     return switch_json(await visit.ask(visit.api.switches.SetSwitch, asked))
 
 
 def switch_json(switch: pb.SwitchStatus) -> dict[str, object]:
-    """A switch as it stands; pulled, nothing goes through."""
+    """A switch as it stands; pulled, nothing of it goes through."""
     return {
         "scope": switch.scope,
+        "name": switch.name or None,
+        "scope_id": switch.scope_id or None,
         "pulled": switch.pulled,
         "reason": switch.reason or None,
         "changed_at": rfc3339(switch.changed_at_ms),
+        "changed_by": switch.changed_by or None,
     }
