@@ -3,6 +3,7 @@ import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -239,3 +240,81 @@ async def test_a_bug_in_delivering_one_ends_neither_the_task_nor_the_call_that_f
         engine.errors.clear()
         await engine.until(taken=2)
     assert engine.taken == ["call_2", "call_1"]
+
+
+def unjudged(call_id: str, outcome: "pb.Outcome.ValueType" = pb.OUTCOME_AMBIGUOUS) -> pb.RecordDegradedRequest:
+    return pb.RecordDegradedRequest(call_id=call_id, key=call_id[-1] * 64, outcome=outcome)
+
+
+class Recording(Engine):
+    """Takes both kinds, whole."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[object] = []
+
+    async def take(self, settlement: Any) -> None:
+        if isinstance(settlement, pb.RecordDegradedRequest):
+            await super().take(pb.SettleRequest(permit=pb.Permit(call_id=settlement.call_id)))
+            self.told.append(settlement)
+        else:
+            await super().take(settlement)
+
+
+async def test_an_unjudged_call_is_told_of_when_it_is_over_and_not_before(folder: Path, depth: Depth) -> None:
+    engine = Recording()
+    async with spooling(folder, engine, depth) as spool:
+        await spool.begin(unjudged("call_1"))
+        [file] = files(folder)
+        assert (file.name, mode(file)) == ("call_1.degraded", 0o600)
+        await spool.keep(settlement("call_2"))
+        await engine.until(taken=1)
+        assert engine.taken == ["call_2"]
+        await spool.keep(unjudged("call_1", pb.OUTCOME_SUCCEEDED))
+        await engine.until(taken=2)
+        await depth.zero.wait()
+    assert engine.told == [unjudged("call_1", pb.OUTCOME_SUCCEEDED)]
+    assert files(folder) == []
+
+
+async def test_one_whose_process_died_is_told_of_as_it_began(folder: Path, depth: Depth) -> None:
+    engine = Recording()
+    async with spooling(folder, engine) as spool:
+        await spool.begin(unjudged("call_1"))
+    async with spooling(folder, engine, depth):
+        await engine.until(taken=1)
+        await depth.zero.wait()
+    assert engine.told == [unjudged("call_1")]
+
+
+async def test_no_unjudged_call_begins_on_a_disk_that_fails(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = Recording()
+    async with spooling(folder, engine) as spool:
+
+        def full(*_: object) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(module.os, "fsync", full)
+        with pytest.raises(OSError, match="No space"):
+            await spool.begin(unjudged("call_1"))
+    assert engine.told == []
+
+
+async def test_what_waits_is_found_by_its_key(folder: Path) -> None:
+    engine = Recording()
+    engine.errors["*"] = DOWN
+    async with spooling(folder, engine) as spool:
+        await spool.keep(unjudged("call_1"))
+        await spool.keep(pb.SettleRequest(permit=pb.Permit(call_id="call_2", key="2" * 64)))
+        assert spool.kept_under("1" * 64) == unjudged("call_1")
+        assert isinstance(spool.kept_under("2" * 64), pb.SettleRequest)
+        assert spool.kept_under("3" * 64) is None
+
+
+async def test_no_link_in_the_folder_is_followed(folder: Path, tmp_path: Path) -> None:
+    engine = Recording()
+    async with spooling(folder, engine) as spool:
+        (folder / "call_1.degraded.part").symlink_to(tmp_path / "elsewhere")
+        with pytest.raises(OSError, match="symbolic"):
+            await spool.begin(unjudged("call_1"))
+    assert not (tmp_path / "elsewhere").exists()
