@@ -1,10 +1,12 @@
 import json
+import os
 import subprocess
 import sys
 import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -93,8 +95,6 @@ def test_without_an_api_there_is_no_word_of_it(
 )
 def test_the_shells_get_the_names_from_the_command_itself(api: Api, shell: str, asked: dict[str, str]) -> None:
     api.answer = [{"agent_id": "shopper"}, {"agent_id": "biller"}]
-    import os
-
     code = "from interlock.cli.main import main; main()"
     environment = {**os.environ, **asked, "_INTERLOCK_COMPLETE": f"complete_{shell}"}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
@@ -108,3 +108,19 @@ def test_the_script_for_a_shell_is_shown_and_names_the_command(shell: str) -> No
         [sys.executable, "-c", code, "--show-completion", shell], capture_output=True, text=True, check=True
     )
     assert "_INTERLOCK_COMPLETE" in shown.stdout
+
+
+def test_bash_itself_completes_a_name(api: Api, tmp_path: Path) -> None:
+    api.answer = [{"agent_id": "shopper"}, {"agent_id": "biller"}]
+    command = tmp_path / "interlock"
+    command.write_text(f"#!{sys.executable}\nfrom interlock.cli.main import main\nmain()\n")
+    command.chmod(0o755)
+    asked = "source <(interlock --show-completion bash); COMP_WORDS=(interlock agents show sh); COMP_CWORD=3"
+    done = subprocess.run(
+        ["bash", "-c", f"{asked}; _interlock_completion interlock; echo ${{COMPREPLY[@]}}"],
+        env={**os.environ, "PATH": f"{tmp_path}:{os.environ['PATH']}"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    assert done.stdout == "shopper\n"

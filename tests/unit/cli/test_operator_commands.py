@@ -10,7 +10,8 @@ import pytest
 from typer.testing import CliRunner
 
 from interlock.cli import agents, audit, calls, keys, policies, switch, tools
-from interlock.cli.client import FAILED, NOT_FOUND, UNREACHABLE, USAGE
+from interlock.cli.client import FAILED, MAX_LISTED, NOT_FOUND, UNREACHABLE, USAGE
+from interlock.proxy.api.models import ListQuery
 
 KEY = "once_live_" + "a" * 43
 
@@ -317,3 +318,8 @@ def test_audit_asks_for_what_comes_after(api: FakeApi) -> None:
 def test_help_documents_the_exit_codes() -> None:
     for app in (agents.app, audit.app, calls.app, keys.app, policies.app, switch.app, tools.app):
         assert "Exit codes" in run(app, "--help")[1]
+
+
+def test_lists_are_as_long_as_the_api_allows() -> None:
+    (bound,) = [constraint.le for constraint in ListQuery.model_fields["limit"].metadata if hasattr(constraint, "le")]
+    assert bound == MAX_LISTED
