@@ -231,13 +231,17 @@ async def test_a_question_that_makes_no_sense_is_refused(engine: EngineClient, a
     assert follower.error.reason == reason
 
 
-async def test_there_is_an_end_to_how_many_follow(engine: EngineClient, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(following, "MAX_FOLLOWERS", 2)
+@pytest.mark.parametrize(("limit", "others_may"), [("MAX_FOLLOWERS", False), ("MAX_OF_ONE_KEY", True)])
+async def test_there_is_an_end_to_how_many_follow(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch, limit: str, others_may: bool
+) -> None:
+    monkeypatch.setattr(following, limit, 2)
+    other = engine.speaking_with((await engine.new_key(ad.ROLE_VIEWER)).key)
     async with following_at(engine), following_at(engine):
-        third = Follower(engine)
-        await third.reading
-        assert third.error is not None
-        assert third.error.reason == "too_many_followers"
+        for third, may in ((Follower(engine, until_now=True), False), (Follower(other, until_now=True), others_may)):
+            await third.reading
+            assert (third.error is None) == may
+            assert may or third.error.reason == "too_many_followers"
     async with following_at(engine):  # who leaves makes room
         pass
 

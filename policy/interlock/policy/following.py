@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import heapq
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,7 +23,8 @@ LOOK_S = 0.2
 AGENTS_PER_S = 5_000
 """So many agents are looked at by all followers of this engine together; a small part of what Redis can answer."""
 AGENTS_AT_ONCE = 200
-MAX_FOLLOWERS = 64
+MAX_FOLLOWERS, MAX_OF_ONE_KEY = 64, 16
+"""At this engine: one key shall not keep all others from following."""
 EVENTS_AT_ONCE = 100
 EVENTS_OF_AGENT = 20
 """So many events of one agent are read in one look at many: a page is at most 4000 events."""
@@ -34,7 +35,8 @@ DRAIN_S = 2.0
 """A reader that takes nothing for this long does not hold up an engine that drains."""
 CLOCKS_DIFFER_MS = 1_000
 """A cursor stays this far behind: the nodes of a cluster have clocks of their own."""
-INDEX_OVERLAP_MS = 10_000
+INDEX_OVERLAP_MS, INDEX_MS = 10_000, 60_000
+"""The newest of the index of agents is read at every look, with some overlap, and now and then all of it."""
 
 Item = TypeVar("Item")
 
@@ -43,13 +45,14 @@ _CURSOR = re.compile(r"t([0-9]{1,16})|s([0-9]{1,16})", re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is followed: an agent of the namespace, or (empty) all; from where; and whether only up to now."""
+    """What is followed: an agent of the namespace, or (empty) all; from where; whether only up to now; and by whom."""
 
     namespace: str
     agent_id: str
     cursor: str
     last: int
     until_now: bool
+    key_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class Following:
         self._directory = directory
         self._pace = Pace(AGENTS_PER_S)
         self._draining = asyncio.Event()
-        self._deadlines: set[asyncio.Timeout] = set()
+        self._deadlines: dict[asyncio.Timeout, str] = {}
 
     def drain(self) -> None:
         """Ends every follower where it stands, and refuses none: a new one is told what is there and ends."""
@@ -85,17 +88,20 @@ class Following:
 
         Errors: `invalid_cursor`, `too_many_followers`, whatever `check` raises, UnavailableError.
         """
-        if len(self._deadlines) >= MAX_FOLLOWERS:
-            raise ExhaustedError("too_many_followers", f"{MAX_FOLLOWERS} follow at this engine already")
+        own = sum(key_id == subject.key_id for key_id in self._deadlines.values())
+        if own >= MAX_OF_ONE_KEY or len(self._deadlines) >= MAX_FOLLOWERS:
+            raise ExhaustedError(
+                "too_many_followers", f"{len(self._deadlines)} follow at this engine, {own} with this key"
+            )
         follower = _Follower(subject, self._overview, self._directory, self._pace, self._draining)
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(None) as deadline:
-                self._deadlines.add(deadline)
+            async with asyncio.timeout(None) as deadline, contextlib.aclosing(follower.run(check)) as told:
+                self._deadlines[deadline] = subject.key_id
                 try:
-                    async for followed in follower.run(check):
+                    async for followed in told:
                         await tell(followed)
                 finally:
-                    self._deadlines.discard(deadline)
+                    del self._deadlines[deadline]
 
 
 class Pace:
@@ -122,10 +128,10 @@ class _Follower:
         self._pace = pace
         self._draining = draining
         self._seqs: dict[Scope, int] = {}
-        self._indexed_at = 0
+        self._looked_at = self._indexed_at = 0
         self._behind: list[Scope] = []
 
-    async def run(self, check: Check) -> AsyncIterator[Followed]:
+    async def run(self, check: Check) -> AsyncGenerator[Followed, None]:
         """The first thing told is nothing: that the question is good."""
         since_ms = await self._begin()
         yield Followed()
@@ -181,10 +187,11 @@ class _Follower:
     async def _agents(self, now_ms: int) -> Iterable[str]:
         if self._subject.agent_id:
             return [self._subject.agent_id]
-        indexed_at, self._indexed_at = self._indexed_at, now_ms
-        if not indexed_at:
+        looked_at, self._looked_at = self._looked_at, now_ms
+        if now_ms - self._indexed_at >= INDEX_MS:
+            self._indexed_at = now_ms
             return await self._directory.agents(self._subject.namespace)
-        return await self._overview.seen_since(self._subject.namespace, indexed_at - INDEX_OVERLAP_MS)
+        return await self._overview.seen_since(self._subject.namespace, looked_at - INDEX_OVERLAP_MS)
 
     async def _latest(self, count: int, since_ms: int) -> list[Event]:
         """The last events before the beginning. They are of those agents whose own last events are the latest."""

@@ -142,7 +142,9 @@ class AuditService(admin_pb2_grpc.AuditServicer):
         if agent_id:
             access.readable_agent(identity, agent_id)
         access.require(identity, Role.AGENT if agent_id else Role.VIEWER)
-        subject = Subject(identity.namespace, agent_id, request.cursor, request.last, request.until_now)
+        subject = Subject(
+            identity.namespace, agent_id, request.cursor, request.last, request.until_now, identity.key_id
+        )
 
         async def tell(followed: Followed) -> None:
             events = [event_message(event) for event in followed.events]
