@@ -45,14 +45,14 @@ class RedisServer:
     def runs(self) -> bool:
         return self._process is not None
 
-    def start(self, *, days_later: int = 0) -> None:
+    def start(self, *, days_later: int = 0, within_s: float = 20) -> None:
         """Returns when it answers. Its clock may be ahead: so much time has passed for what it kept."""
         environment = {**os.environ, **(_clock_ahead(days_later) if days_later else {})}
         with (self._folder / "redis.log").open("ab") as log:
             command = [self._server.program, *self._options()]
             self._process = subprocess.Popen(command, stdout=log, stderr=log, env=environment)
         with redis.Redis.from_url(self.url) as client:
-            deadline = time.monotonic() + 20
+            deadline = time.monotonic() + within_s
             while time.monotonic() < deadline and self._process.poll() is None:
                 try:
                     client.ping()

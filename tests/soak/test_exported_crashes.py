@@ -42,7 +42,7 @@ async def test_every_decision_of_50000_calls_is_proved_though_exporter_and_redis
     await dev.register(tool.url, "forbidden", enabled=False)
     told, over, began = Told(), asyncio.Event(), time.monotonic()
     async with running_exporter(tmp_path / "audit", settings) as exporter, asyncio.TaskGroup() as tasks:
-        killing = tasks.create_task(kill_at_random(exporter, own_redis, over, SEED, (1, 5)))
+        killing = tasks.create_task(kill_at_random(exporter, own_redis, over, SEED, (3, 12)))
         await asyncio.gather(*(work(dev, f"a{n}", CALLS // AGENTS, told, SEED) for n in range(AGENTS)))
         over.set()
         kills, took_s = await killing, time.monotonic() - began

@@ -6,7 +6,6 @@ bears the time of its event, so a head, too, is the same bytes whenever it is ma
 """
 
 import base64
-import binascii
 import hashlib
 from collections.abc import Mapping
 from pathlib import Path
@@ -87,7 +86,7 @@ class PublicKey:
         unsigned = {name: value for name, value in head.items() if name != "signature"}
         try:
             self._key.verify(base64.b64decode(str(head.get("signature", "")), validate=True), canonical(unsigned))
-        except (InvalidSignature, binascii.Error):
+        except (InvalidSignature, ValueError):
             return False
         return True
 

@@ -16,7 +16,8 @@ from interlock.governance.errors import InvalidRequestError
 MAX_LINE = 8_388_608
 """No event is longer."""
 SOURCE_PREFIX = "/interlock/"
-SAFE_INTEGER = 2**53
+SAFE_DIGITS = 16
+"""An integer of fewer digits is one that every reader takes for the same: below 2^53."""
 HEX = frozenset("0123456789abcdef")
 
 
@@ -113,16 +114,14 @@ def _parsed(line: bytes) -> tuple[dict[str, Any], bool]:
     """A JSON object, and whether it holds no number but integers that every reader takes for the same."""
     plain = True
 
-    def integer(text: str) -> int:
-        nonlocal plain
-        number = int(text)
-        plain = plain and abs(number) < SAFE_INTEGER
-        return number
-
     def other(text: str) -> float:
         nonlocal plain
         plain = False
         return float(text)
+
+    def integer(text: str) -> int | float:
+        # A larger one is a double, to RFC 8785 as to everybody.
+        return int(text) if len(text) < SAFE_DIGITS else other(text)
 
     try:
         value = json.loads(line, parse_int=integer, parse_float=other, parse_constant=other)
