@@ -36,6 +36,7 @@ from interlock.proxy.settings import SidecarSettings
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.intercept import check_target
 from interlock.proxy.tools_route import ToolsRoute, problem_errors
+from interlock.proxy.tracing import Traces
 from interlock.proxy.upstream import Upstream
 
 log = structlog.get_logger()
@@ -90,7 +91,7 @@ class Sidecar:
         self._closing.append(bodies.close)
         ways_out = (upstream, rpc_upstream, Credentials(tokens))
         stages = stages_of(engine, *ways_out, spool, abandoning, outage, bodies.of_known, self._metrics)
-        self._pipeline = Pipeline(stages, self._metrics, outage.ended)
+        self._pipeline = Pipeline(stages, self._metrics, outage.ended, self._traces())
         self._closing.append(self._pipeline.close)
         agent_app = self._agent_app(self._pipeline, destinations, bodies.of_strangers)
         self._closing.append(await listen(agent_app, agents, self._limits("agents")))
@@ -121,6 +122,15 @@ class Sidecar:
         """Idempotent; also after a start that failed."""
         while self._closing:
             await self._closing.pop()()
+
+    def _traces(self) -> Traces | None:
+        if self._settings.traces is None:
+            return None
+        from interlock.proxy.telemetry import OtlpTraces  # noqa: PLC0415 - the SDK is for those who want it
+
+        traces = OtlpTraces(self._settings.traces, self._metrics)
+        self._closing.append(traces.close)
+        return traces
 
     def _api(self, destinations: Destinations, bodies: LargeBodies) -> Api:
         api = Api.over(self._channel, destinations, bodies, max_body_bytes=self._settings.max_body_bytes)

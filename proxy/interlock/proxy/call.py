@@ -11,6 +11,7 @@ from typing import Protocol, TypeAlias
 
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.fingerprint import Fingerprint
+from interlock.proxy.tracing import CallTrace
 
 Headers = tuple[tuple[str, str], ...]
 Outcome: TypeAlias = "pb.Outcome.ValueType"
@@ -190,6 +191,7 @@ class Call:
     settled: bool = False
     degraded: str = ""
     began: float = field(default_factory=time.monotonic)
+    trace: CallTrace | None = None
 
     @property
     def goes_on(self) -> bool:

@@ -65,10 +65,14 @@ class Metrics:
             ["tool", "outcome"],
             registry=registry,
         )
+        spans = Counter(
+            "interlock_trace_spans_total", "Spans of traces, by what became of them.", ["outcome"], registry=registry
+        )
         # By their labels. Looking a series up in its metric costs more than counting in it.
         self._decisions = cache(decisions.labels)
         self._in_flight = cache(in_flight.labels)
         self._settle_failures = cache(failures.labels)
+        self._spans = cache(spans.labels)
         self._token_fetches = cache(fetches.labels)
         self._degraded = cache(degraded.labels)
         self._reconciliations = cache(reconciliations.labels)
@@ -131,6 +135,10 @@ class Metrics:
     def token_fetched(self, tool: str, outcome: str) -> None:
         """A token endpoint was asked for a token, on behalf of calls of `tool`: `ok`, `refused`, `unavailable`."""
         self._token_fetches(tool, outcome).inc()
+
+    def spans(self, outcome: str, count: int) -> None:
+        """So many spans were `exported`, `failed` to be, or were `dropped` as too many waited. Called by a thread."""
+        self._spans(outcome).inc(count)
 
     def settle_failed(self, reason: str) -> None:
         """A settlement was not acknowledged and went to the spool."""

@@ -3,6 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import replace
 
 import structlog
 
@@ -23,6 +24,7 @@ from interlock.proxy.stages.identify import Identify, Tools
 from interlock.proxy.stages.intercept import intercept
 from interlock.proxy.stages.settle import Settle
 from interlock.proxy.stages.sign import sign
+from interlock.proxy.tracing import Traces
 from interlock.proxy.upstream import Upstream
 
 log = structlog.get_logger()
@@ -57,8 +59,15 @@ def stages_of(
 class Pipeline:
     """Takes calls through the stages, each in a task of its own: an agent that hangs up does not stop its call."""
 
-    def __init__(self, stages: Sequence[Stage], metrics: Metrics, ended: Callable[[Call], None] | None = None) -> None:
+    def __init__(
+        self,
+        stages: Sequence[Stage],
+        metrics: Metrics,
+        ended: Callable[[Call], None] | None = None,
+        traces: Traces | None = None,
+    ) -> None:
         """`ended` is told of each call when it is over, well or not."""
+        self._traces = traces
         self._stages = stages
         self._ended = ended
         self._metrics = metrics
@@ -93,26 +102,30 @@ class Pipeline:
             await asyncio.wait(self._running)
 
     async def _through_stages(self, call: Call) -> Call:
+        if self._traces is not None:
+            call = replace(call, trace=self._traces.begin(call))
         try:
             for stage in self._stages:
-                call = await stage(call)
+                call = await (stage(call) if call.trace is None else call.trace.through(stage, call))
                 if not call.goes_on:
                     break
         except InterlockError as error:
             self._metrics.decided("error", error.reason, call.tool.name)
-            _log_finished(call, error.reason)
+            _tell_finished(call, error.reason, failed=True)
             raise
         finally:
             if self._ended is not None:
                 self._ended(call)
         upstream_s = call.forwarded.upstream_s
         self._metrics.finished(call.tool.name, time.monotonic() - call.began - upstream_s, upstream_s)
-        _log_finished(call, call.reason)
+        _tell_finished(call, call.reason)
         return call
 
 
-def _log_finished(call: Call, reason: str) -> None:
-    """The one line that a call writes."""
+def _tell_finished(call: Call, reason: str, *, failed: bool = False) -> None:
+    """The one line that a call writes, and the end of its trace."""
+    if call.trace is not None:
+        call.trace.ended(call, reason, failed=failed)
     total_s = time.monotonic() - call.began
     log.info(
         "call.finished",
@@ -121,6 +134,7 @@ def _log_finished(call: Call, reason: str) -> None:
         agent_id=call.verdict.agent_id or call.ask.agent_id,
         call_id=call.verdict.call_id,
         run_id=call.ask.run_id,
+        trace_id=call.trace.trace_id if call.trace is not None else "",
         decision=call.decision.value,
         reason=reason,
         outcome=pb.Outcome.Name(call.forwarded.outcome).removeprefix("OUTCOME_").lower(),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Annotated, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, SecretStr, model_validator
+from yarl import URL
 
 KiB = 1024
 MiB = 1024 * KiB
@@ -77,6 +78,38 @@ class EngineLink(BaseModel):
         return self.target == "embedded"
 
 
+def _otlp_url(url: str) -> str:
+    try:
+        parts = URL(url)
+    except ValueError as error:
+        raise ValueError("must be the URL of a collector, http:// or https://") from error
+    if parts.scheme not in ("http", "https") or not parts.host:
+        raise ValueError("must be the URL of a collector, http:// or https://")
+    if parts.user or parts.password:
+        raise ValueError("must hold no password: set OTEL_EXPORTER_OTLP_HEADERS")
+    return url
+
+
+class TracesSettings(BaseModel):
+    """Where traces go. What else there is to set, the OTEL_ variables of the OpenTelemetry SDK do."""
+
+    model_config = _STRICT
+
+    otlp_endpoint: Annotated[str, AfterValidator(_otlp_url)] = Field(
+        description="A collector that takes OTLP over HTTP, e.g. http://127.0.0.1:4318; without a path, /v1/traces"
+    )
+    sample_ratio: float = Field(
+        1.0, ge=0, le=1, description="So many of the calls are traced whose agent has not decided that itself"
+    )
+    arguments: bool = Field(False, description="Traces hold the calls' arguments")
+    max_argument_bytes: int = Field(4 * KiB, ge=1, le=64 * KiB, description="So much of them, bytes")
+
+    @property
+    def traces_url(self) -> str:
+        url = URL(self.otlp_endpoint)
+        return str(url if url.path not in ("", "/") else url.with_path("/v1/traces"))
+
+
 class SidecarSettings(BaseModel):
     """One sidecar."""
 
@@ -129,4 +162,5 @@ class SidecarSettings(BaseModel):
         description="Agents' connections at a time; fewer where the process may open few files",
     )
     engine: EngineLink = Field(default_factory=EngineLink, description="The governance engine")
+    traces: TracesSettings | None = Field(None, description="Traces by OpenTelemetry; none without this")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")

@@ -121,36 +121,80 @@ class Forward:
         breakers: CallBreakers,
         tries: int,
         credential: Credential | None,
-        *,
-        renewed: bool = False,
     ) -> Forwarded:
         """Sends the call; where the tool does not accept its token, once more with a newer one: a 401 did nothing."""
+        tried, newer = await self._send_once(call, lease, breakers, tries, credential)
+        if newer is None:
+            return tried
+        again, _ = await self._send_once(call, lease, breakers, tries, newer, renewed=True)
+        return replace(again, upstream_s=tried.upstream_s + again.upstream_s)
+
+    async def _send_once(
+        self,
+        call: Call,
+        lease: HeldLease | NoLease,
+        breakers: CallBreakers,
+        tries: int,
+        credential: Credential | None,
+        *,
+        renewed: bool = False,
+    ) -> tuple[Forwarded, Credential | None]:
+        """What became of it, and a newer credential if the tool does not accept this one any more."""
+        if call.trace is None:
+            return await self._told(call, lease, breakers, tries, credential, renewed=renewed)
+        with call.trace.sending(call, tries) as sending:
+            traced = replace(call, draft=sending.on(call.draft))
+            tried, newer = await self._told(traced, lease, breakers, tries, credential, renewed=renewed)
+            sending.ended(tried)
+        return tried, newer
+
+    async def _told(
+        self,
+        call: Call,
+        lease: HeldLease | NoLease,
+        breakers: CallBreakers,
+        tries: int,
+        credential: Credential | None,
+        *,
+        renewed: bool,
+    ) -> tuple[Forwarded, Credential | None]:
+        """The same; a failure is told as what became of it, and to the breakers."""
         began = time.monotonic()
         try:
-            if is_grpc(call.tool.url):
-                tried = await self._rpcs.once(call, lease, breakers, credential)
-                newer = None if renewed else await self._newer(call, credential, tried.status)
-            else:
-                request = signed(call, credential, int(time.time()), lease.why_not)
-                async with self._upstream.send(request) as answer:
-                    breakers.answered()
-                    newer = None if renewed else await self._newer(call, credential, answer.status)
-                    if newer is None:
-                        tried = await _Reading(call, lease, answer, credential).read(tries)
+            tried, newer = await self._exchange(call, lease, breakers, tries, credential, renewed=renewed)
         except UpstreamError as error:
             if not error.sent and (why_not := lease.why_not()):
-                return _held_back(why_not)
+                return _held_back(why_not), None
             if error.sent:
                 breakers.connected()
             if error.reason not in NEVER_RETRIED:
                 breakers.failed(time.monotonic(), connecting=error.connecting)
             tried = Forwarded(outcome=outcome_of(0, sent=error.sent, whole=False), failure=error.reason)
             if not error.sent:
-                return tried
-        else:
-            if newer is not None:
-                tried = await self._send(call, lease, breakers, tries, newer, renewed=True)
-        return replace(tried, upstream_s=time.monotonic() - began)
+                return tried, None
+            newer = None
+        return replace(tried, upstream_s=time.monotonic() - began), newer
+
+    async def _exchange(
+        self,
+        call: Call,
+        lease: HeldLease | NoLease,
+        breakers: CallBreakers,
+        tries: int,
+        credential: Credential | None,
+        *,
+        renewed: bool,
+    ) -> tuple[Forwarded, Credential | None]:
+        """One request and its answer, which is left unread where a newer credential will do better."""
+        if is_grpc(call.tool.url):
+            tried = await self._rpcs.once(call, lease, breakers, credential)
+            return tried, None if renewed else await self._newer(call, credential, tried.status)
+        request = signed(call, credential, int(time.time()), lease.why_not)
+        async with self._upstream.send(request) as answer:
+            breakers.answered()
+            newer = None if renewed else await self._newer(call, credential, answer.status)
+            reading = _Reading(call, lease, answer, credential)
+            return (reading.head, newer) if newer is not None else (await reading.read(tries), None)
 
     async def _newer(self, call: Call, credential: Credential | None, status: int) -> Credential | None:
         """A newer credential, if this status says that this one is not accepted any more."""
@@ -182,7 +226,7 @@ class _Reading:
         headers = tuple(returnable(answer.headers))
         if mask is not None:
             headers = mask.headers(headers)
-        self._head = Forwarded(
+        self.head = Forwarded(
             outcome=outcome_of(answer.status, sent=True, whole=True),
             status=answer.status,
             headers=headers,
@@ -191,16 +235,16 @@ class _Reading:
 
     async def read(self, tries: int) -> Forwarded:
         """An answer that leads to another try is left unread, which closes its connection."""
-        if backoff_s(self._head, self._call.tool, tries) is not None:
-            return self._head
+        if backoff_s(self.head, self._call.tool, tries) is not None:
+            return self.head
         if self._is_unreadable():
-            return replace(self._head, status=0, failure="answer_unreadable", final=True)
+            return replace(self.head, status=0, failure="answer_unreadable", final=True)
         return await (self._whole() if self._is_short() else self._piecemeal())
 
     def _is_unreadable(self) -> bool:
         """Whether the tool's own credential may stand in the answer where it cannot be masked."""
         bare = has_no_body(self._call.draft.method, self._answer.status)
-        return self._mask is not None and not bare and not is_readable(self._head.headers)
+        return self._mask is not None and not bare and not is_readable(self.head.headers)
 
     def _pieces(self) -> AsyncIterator[bytes]:
         pieces = self._answer.chunks()
@@ -217,7 +261,7 @@ class _Reading:
         body = Body(max(most, self._call.tool.replay_max_bytes))
         if (at_hand := self._answer.at_hand()) is not None:
             body.add(at_hand if self._mask is None else self._mask.whole(at_hand))
-            return body.of(self._head)
+            return body.of(self.head)
         try:
             async with asyncio.timeout(MAX_UNHEARD_S):
                 async for piece in self._pieces():
@@ -226,13 +270,13 @@ class _Reading:
             return self._broken(body, error.reason)
         except TimeoutError:
             return self._broken(body, "upstream_timeout")
-        return body.of(self._head)
+        return body.of(self.head)
 
     async def _piecemeal(self) -> Forwarded:
         agent, length = self._call.agent, self._answer.content_length
         body, last = Body(self._call.tool.replay_max_bytes), b""
-        self._head = replace(self._head, passed=True, final=True)
-        await agent.begin(self._call, self._head)
+        self.head = replace(self.head, passed=True, final=True)
+        await agent.begin(self._call, self.head)
         try:
             async with self._lease.stream() as stream:
                 async for piece in self._pieces():
@@ -247,8 +291,8 @@ class _Reading:
             return self._broken(body, error.reason)
         except TimeoutError:
             return self._broken(body, self._lease.why_not() or "agent_gone")
-        return replace(body.of(self._head), last=last)
+        return replace(body.of(self.head), last=last)
 
     def _broken(self, body: Body, failure: str) -> Forwarded:
-        outcome = outcome_of(self._head.status, sent=True, whole=False)
-        return replace(body.of(self._head), outcome=outcome, failure=failure, whole=False)
+        outcome = outcome_of(self.head.status, sent=True, whole=False)
+        return replace(body.of(self.head), outcome=outcome, failure=failure, whole=False)
