@@ -293,7 +293,11 @@ def webhooks(secret: str, headers: dict[str, str], body: bytes) -> None:
 
 
 def rfc9421(secret: str, headers: dict[str, str], body: bytes) -> None:
-    snippets("RFC 9421")["verify"](secret, "POST", call().url, headers, body)
+    rfc9421_verifies(secret, call().url, headers, body)
+
+
+def rfc9421_verifies(secret: str, url: str, headers: dict[str, str], body: bytes) -> None:
+    snippets("RFC 9421")["verify"](secret, "POST", url, headers, body)
 
 
 ALL = pytest.mark.parametrize("check", [plain, webhooks, rfc9421])
@@ -375,7 +379,7 @@ def test_what_a_tool_is_told_to_answer_is_understood() -> None:
     ]
 
 
-RUN = ("Plain HMAC", "Standard Webhooks", "RFC 9421", "Being asked what became of a call")
+RUN = ("Plain HMAC", "Standard Webhooks", "RFC 9421", "gRPC", "Being asked what became of a call")
 
 
 def test_there_is_no_snippet_that_is_not_run() -> None:
