@@ -2,11 +2,12 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.acceptance.outage import PRICE_USD, Line, scene_at
+from tests.acceptance.outage import PRICE_USD, Line, apart, scene_at
 from tests.acceptance.scene import Scene
 from tests.acceptance.wire import Answer
 from tests.conftest import StartDev
@@ -84,7 +85,10 @@ async def test_an_open_tool_is_called_without_redis_within_its_quota_and_the_eng
     sent_before = len(tool.received)
     own_redis.stop()
 
-    answered = [await scene.call(name, {"city": f"city {n}"}) for n in range(5)]
+    own = {"Idempotency-Key": "the-agents-own-key"}
+    answered = [await scene.call(name, {"city": "an-argument"}, headers=own)]
+    nothing_is_in_the_clear(scene)
+    answered += [await scene.call(name, {"city": f"city {n}"}) for n in range(1, 5)]
     assert [was_unjudged(answer) for answer in answered] == [True] * 3 + [False] * 2
     assert [answer.status for answer in answered] == [200] * 3 + [503] * 2
     over = answered[3]
@@ -107,10 +111,21 @@ async def test_an_open_tool_is_called_without_redis_within_its_quota_and_the_eng
         assert len(event["facts"]["args_hash"]) == 64
     assert await scene.charged() == (6, 6 * PRICE_USD)
     # Whoever retries one of them now is answered from the record.
-    for n in range(3):
+    for n in range(1, 3):
         again = await scene.call(name, {"city": f"city {n}"})
         assert (again.replayed, again.body) == (True, answered[n].body)
     assert len(tool.received) == sent_before + 3
+
+
+def nothing_is_in_the_clear(scene: Scene) -> None:
+    """On the disk of the one call that went through."""
+    [kept] = (scene.first.data_dir / "spool").glob("*.degraded")
+    assert kept.stat().st_mode & 0o777 == 0o600
+    content, log = kept.read_bytes(), scene.first.log.read_text()
+    for secret in (scene.first.key, SECRET["secret"], "an-argument", "the-agents-own-key"):
+        assert secret.encode() not in content
+    assert "an-argument" not in log
+    assert scene.first.key not in log.partition("admin key")[2].partition("\n")[2]
 
 
 async def test_the_key_is_the_one_that_the_engine_derives(pair: Scene, own_redis: RedisServer, tool: Tool) -> None:
@@ -125,8 +140,9 @@ async def test_the_key_is_the_one_that_the_engine_derives(pair: Scene, own_redis
     own_redis.stop()
     for how in calls:
         assert was_unjudged(await pair.call(name, LOOK, **how))
-    assert keys_of(tool.received)[len(before) :] == [before[0], before[2], before[4]]
-    await back(pair, own_redis, 3)
+    assert was_unjudged(await pair.run(name, LOOK, at=pair.second))
+    assert keys_of(tool.received)[len(before) :] == [before[0], before[2], before[4], before[1]]
+    await back(pair, own_redis, 4)
 
 
 async def test_whoever_was_last_refused_or_was_never_judged_stays_out(
@@ -241,6 +257,19 @@ async def test_a_redis_that_hangs_and_reserved_unheard_charges_once(
     assert await scene.charged() == (3, 3 * PRICE_USD)
 
 
+async def test_a_dead_engine_is_an_outage_as_well(own_redis: RedisServer, tool: Tool, tmp_path: Path) -> None:
+    async with apart(tmp_path, own_redis.url) as roles, scene_at(roles.near, roles.far) as scene:
+        name = await scene.register(tool.url, **OPEN)
+        await judged(scene, name)
+        await roles.engine.kill()
+        assert was_unjudged(await scene.call(name, LOOK))
+        assert (await scene.call(name, LOOK, at=roles.far)).json["reason"] == "governance_unavailable"
+        await roles.engine.start()
+        await back(scene, own_redis, 1)
+        assert (await scene.call(name, LOOK, at=roles.far)).replayed
+        assert await scene.charged() == (2, 2 * PRICE_USD)
+
+
 async def test_a_killed_sidecar_tells_of_its_calls_when_it_is_back_also_of_the_one_it_was_killed_in(
     scene: Scene, own_redis: RedisServer, tool: Tool
 ) -> None:
@@ -288,30 +317,3 @@ async def test_a_record_whose_acknowledgement_is_lost_is_made_once(
         await back(scene, own_redis, 1)
         assert not list((scene.first.data_dir / "spool").glob("*.degraded"))
         assert await scene.charged() == (2, 2 * PRICE_USD)
-
-
-async def test_it_is_closed_again_when_the_last_word_is_too_old(
-    interlock_dev: StartDev, own_redis: RedisServer, tool: Tool
-) -> None:
-    async with scene_at(await interlock_dev(own_redis.url, INTERLOCK_SIDECAR__OPEN_MAX_AGE_S="0")) as scene:
-        name = await scene.register(tool.url, **OPEN)
-        await judged(scene, name)
-        own_redis.stop()
-        assert (await scene.call(name, LOOK)).status == 503
-
-
-async def test_the_disk_holds_no_key_and_no_argument_of_a_call_that_went_through(
-    scene: Scene, own_redis: RedisServer, tool: Tool
-) -> None:
-    name = await scene.register(tool.url, auth=SECRET, **OPEN)
-    await judged(scene, name)
-    own_redis.stop()
-    await scene.call(name, {"city": "an-argument"}, headers={"Idempotency-Key": "the-agents-own-key"})
-    [kept] = (scene.first.data_dir / "spool").glob("*.degraded")
-    assert kept.stat().st_mode & 0o777 == 0o600
-    content = kept.read_bytes()
-    for secret in (scene.first.key, "the-tools-own-secret", "an-argument", "the-agents-own-key"):
-        assert secret.encode() not in content
-    log = scene.first.log.read_text()
-    assert "an-argument" not in log
-    assert scene.first.key not in log.partition("admin key")[2].partition("\n")[2]

@@ -279,6 +279,33 @@ async def test_a_call_that_makes_the_engine_fail_holds_up_no_other(office: Offic
     assert await office.verdict("broken") == "UNKNOWN"
 
 
+async def test_a_tool_that_is_slow_to_say_holds_up_no_other(office: Office) -> None:
+    slow = asyncio.Event()
+
+    class Slow(Books):
+        async def ask(self, inquiry: Inquiry, route: pb.ToolRoute, url: str, within_s: float) -> Finding:
+            if inquiry.tool == "slow":
+                await slow.wait()
+            return await super().ask(inquiry, route, url, within_s)
+
+    books = Slow(says=lambda _: Finding(Said.HAPPENED))
+    office.reconciler._asker = books
+    await office.client.put_tool(**HOLD)
+    slow_tool = await office.client.put_tool("slow", **HOLD)
+    await office.client.authorize("slow", tool="slow", tool_revision=slow_tool.revision)
+    await office.hold()
+    await office.let_time_pass()
+    office.reconciler.start()
+    async with asyncio.timeout(10):
+        while await office.verdict() != "REPLAY":  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.02)
+        assert [inquiry.tool for inquiry in books.asked] == ["charge"]
+        slow.set()
+        while len(books.asked) < 2:  # noqa: ASYNC110 - as above
+            await asyncio.sleep(0.01)
+    await office.reconciler.close()
+
+
 async def test_calls_that_may_be_repeated_are_nobodys_to_ask_about(office: Office) -> None:
     await office.client.put_tool()
     await office.hold()

@@ -6,7 +6,6 @@ of a late settlement by the sidecar exactly one holds.
 """
 
 import asyncio
-import contextlib
 import json
 import random
 from collections.abc import Callable
@@ -78,38 +77,52 @@ class Reconciler:
         self._asker = asker
         self._recorder = recorder
         self._task: asyncio.Task[None] | None = None
+        self._looking: set[asyncio.Task[None]] = set()
 
     def start(self) -> None:
         self._task = asyncio.create_task(self._run(), name="reconciling")
 
     async def close(self) -> None:
         """What is being asked is left: it is asked again, by whoever comes next."""
-        if self._task is not None:
-            self._task.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._task
-            self._task = None
+        tasks = [task for task in (self._task, *self._looking) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self._task = None
 
     async def look(self) -> int:
-        """Looks once at what is due. Returns how many calls that were. Errors: UnavailableError."""
-        taken = await self._held.take(TAKEN, CLAIM_MS)
-        self._recorder.calls_unknown(taken.unknown)
-        await self._held.forget(taken.over)
-        await asyncio.gather(*(self._look_at(call) for call in taken.calls))
-        return len(taken.calls) + len(taken.over)
+        """Looks once at what is due. Returns, when that is done, how many calls it was. Errors: UnavailableError."""
+        taken = await self._take(TAKEN)
+        await asyncio.gather(*self._looking)
+        return taken
 
     async def _run(self) -> None:
+        """Takes as much as there is room for: who is slow to answer holds up no other."""
         while True:
+            room = TAKEN - len(self._looking)
             try:
-                more = await self.look() >= TAKEN
+                more = room > 0 and await self._take(room) >= room
             except InterlockError as error:
                 log.debug("reconciling.waits", reason=error.reason)
                 more = False
             except Exception:
                 log.exception("reconciling.failed")
                 more = False
-            if not more:
+            if more and self._looking:
+                await asyncio.wait(self._looking, timeout=TICK_S, return_when=asyncio.FIRST_COMPLETED)
+            elif not more:
                 await asyncio.sleep(TICK_S)
+
+    async def _take(self, limit: int) -> int:
+        """Begins to look at what is due; how many calls that were."""
+        taken = await self._held.take(limit, CLAIM_MS)
+        self._recorder.calls_unknown(taken.unknown)
+        await self._held.forget(taken.over)
+        for call in taken.calls:
+            task = asyncio.create_task(self._look_at(call), name="reconciliation")
+            self._looking.add(task)
+            task.add_done_callback(self._looking.discard)
+        return len(taken.calls) + len(taken.over)
 
     async def _look_at(self, call: HeldCall) -> None:
         """A call that makes us fail must not hold up the others: it is due again when its claim is over."""
