@@ -28,19 +28,22 @@ def check(config: Path | None, role: Role | None, manifests: Sequence[Path], *, 
     Without `resolve` it is not asked where references lead.
     """
     problems: list[Problem] = []
+    named: Sequence[Path] = ()
     try:
-        load_for(role, config) if role else load(config)
+        configuration = load_for(role, config) if role else load(config)
+        named = [path for path in configuration.engine.manifests if role is not None or path.exists()]
     except ConfigurationError as error:
         problems += error.problems
     except UnreadableFileError as error:
         typer.echo(error.message, err=True)
         raise typer.Exit(USAGE) from error
-    problems += _manifest_problems(manifests, resolve=resolve)
+    problems += _manifest_problems([*manifests], resolve=resolve)
+    problems += _manifest_problems([*named], resolve=resolve)
     if problems:
         typer.echo("\n".join(map(str, problems)), err=True)
         raise typer.Exit(INVALID)
-    named = [str(config or ("" if manifests else "the environment")), *map(str, manifests)]
-    typer.echo(f"{', '.join(filter(None, named))}: no problems")
+    judged = [str(config or ("" if manifests else "the environment")), *map(str, manifests)]
+    typer.echo(f"{', '.join(filter(None, judged))}: no problems")
 
 
 def _manifest_problems(manifests: Sequence[Path], *, resolve: bool) -> list[Problem]:

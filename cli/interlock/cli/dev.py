@@ -1,6 +1,7 @@
 """`interlock dev`: Redis, engine and sidecar in one process, with nothing to set up."""
 
 import asyncio
+import contextlib
 import secrets
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -17,6 +18,7 @@ from interlock.cli.data_folder import DataFolder
 from interlock.cli.exporting import exporting
 from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role
+from interlock.cli.watching import FIRST_LOOK_S, watching
 from interlock.governance.errors import UnauthenticatedError
 from interlock.governance.local import LocalServer
 from interlock.governance.status import error_of
@@ -72,6 +74,10 @@ async def _serve(data_dir: Path, configuration: Configuration, stop: asyncio.Eve
         key = own_key.get_secret_value() if own_key else folder.admin_key()
         await engine.bootstrap(key)
 
+        watcher = await stack.enter_async_context(watching(configuration, engine, metrics, data_dir))
+        if watcher is not None:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(watcher.looked.wait(), FIRST_LOOK_S)
         settings = _sidecar_settings(configuration.sidecar, token)
         sidecar = Sidecar(settings, local.channel(), metrics=metrics)
         stack.push_async_callback(sidecar.close)

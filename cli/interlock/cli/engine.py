@@ -20,11 +20,12 @@ from interlock.cli.exporting import exporting
 from interlock.cli.problems import ConfigurationError, Place, Problem
 from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role
+from interlock.cli.watching import Looked, Watcher, watching
 from interlock.governance.errors import UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.policy.engine import SERVICES, Engine
 from interlock.policy.settings import EngineSettings, TlsFiles
-from interlock.proxy.admin import Readiness, admin_app
+from interlock.proxy.admin import Readiness, Ready, admin_app
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.metrics import Metrics
 from interlock.store.opening import open_store
@@ -60,7 +61,8 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         engine.register(server)
         reflection.enable_server_reflection(REFLECTED, server)
         _bind(server, settings)
-        await stack.enter_async_context(_admin(engine, settings, metrics))
+        watcher = await stack.enter_async_context(watching(configuration, engine, metrics))
+        await stack.enter_async_context(_admin(engine, settings, metrics, watcher))
         await stack.enter_async_context(_bootstrapping(engine, settings))
         await stack.enter_async_context(exporting(audit, configuration.redis, metrics))
         await stack.enter_async_context(reconciling(engine, _destinations(settings), metrics))
@@ -111,10 +113,17 @@ def _unusable(tls: TlsFiles) -> Iterator[Problem]:
 
 
 @asynccontextmanager
-async def _admin(engine: Engine, settings: EngineSettings, metrics: Metrics) -> AsyncIterator[None]:
+async def _admin(
+    engine: Engine, settings: EngineSettings, metrics: Metrics, watcher: Watcher | None
+) -> AsyncIterator[None]:
     local = LocalServer()
     engine.register_health(local)
-    runner = web.AppRunner(admin_app(metrics, Readiness(local.channel())), access_log=None)
+    readiness: Ready = Readiness(local.channel())
+    if watcher is None:
+        app = admin_app(metrics, readiness)
+    else:
+        app = admin_app(metrics, Looked(watcher, readiness), lambda: {"manifests": watcher.state})
+    runner = web.AppRunner(app, access_log=None)
     await runner.setup()
     try:
         await web.TCPSite(runner, settings.admin_host, settings.admin_port).start()

@@ -67,15 +67,13 @@ class Source:
 class Loaded:
     """What the files say, a body to apply for each namespace ("" where none is named), secrets resolved.
 
-    `trees` is the same as JSON values. `warnings` are no reason not to apply it. `files` are those that were read, and
-    those that references lead to.
+    `trees` is the same as JSON values. `warnings` are no reason not to apply it.
     """
 
     owner: str
     bodies: Mapping[str, ApplyBody]
     trees: Mapping[str, Mapping[str, Tree]]
     warnings: Sequence[Problem]
-    files: frozenset[Path]
 
 
 @dataclass(slots=True)
@@ -138,7 +136,7 @@ def load(
     Without `references` these are only looked at, not resolved. Raises ConfigurationError with every problem at once.
     """
     gathered = _Gathered()
-    files = _read_all(paths, read, gathered)
+    _read_all(paths, read, gathered)
     for source in gathered.sources:
         _take(source, references, gathered, allow_loopback=allow_loopback)
     if not gathered.problems and not any(source.document.tree for source in gathered.sources):
@@ -153,14 +151,10 @@ def load(
     if gathered.problems:
         raise ConfigurationError(set(gathered.problems))
     warnings = [found for namespace, body in bodies.items() for found in _idle_globs(namespace, body, gathered)]
-    return Loaded(named or owner, bodies, trees, warnings, files | _led_to(references))
+    return Loaded(named or owner, bodies, trees, warnings)
 
 
-def _led_to(references: References | None) -> frozenset[Path]:
-    return frozenset(references.files) if references else frozenset()
-
-
-def _read_all(paths: Sequence[Path], read: Read, gathered: _Gathered) -> frozenset[Path]:
+def _read_all(paths: Sequence[Path], read: Read, gathered: _Gathered) -> None:
     found: dict[Path, None] = {}
     for path in paths:
         try:
@@ -176,7 +170,6 @@ def _read_all(paths: Sequence[Path], read: Read, gathered: _Gathered) -> frozens
         found.clear()
     for file in found:
         _read_one(file, read, gathered)
-    return frozenset(found)
 
 
 def _read_one(file: Path, read: Read, gathered: _Gathered) -> None:

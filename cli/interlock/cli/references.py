@@ -1,5 +1,6 @@
 """Secrets by reference: `env:NAME` and `file:/path`, so that no file that people read and copy holds one."""
 
+import hashlib
 import os
 import re
 import stat
@@ -23,16 +24,16 @@ def is_reference(value: object) -> bool:
 
 
 class References:
-    """Resolves them, once each, and remembers which files they led to.
+    """Resolves them, and remembers in `digests` the files they led to, each as it was then.
 
-    `forbidden` files are Interlock's own: who may write a tool down may have its secret sent to that tool, and shall
-    not have the master key sent there. The same goes for variables.
+    `own` files, and all in such folders, are Interlock's: who may write a tool down may have its secret sent to that
+    tool, and shall not have the master key sent there. The same goes for variables, which /proc shows, too.
     """
 
-    def __init__(self, environ: Mapping[str, str] = os.environ, forbidden: Iterable[Path] = ()) -> None:
+    def __init__(self, environ: Mapping[str, str] = os.environ, own: Iterable[Path] = ()) -> None:
         self._environ = environ
-        self._forbidden = {file.resolve() for file in forbidden}
-        self.files: set[Path] = set()
+        self._own = {file.resolve() for file in (*own, Path("/proc"))}
+        self.digests: dict[Path, str] = {}
 
     def resolve(self, reference: object, folder: Path) -> str:
         """The secret. Relative paths begin at `folder`. Raises ReferenceProblemError."""
@@ -53,21 +54,43 @@ class References:
         return self._environ[name]
 
     def _file(self, file: Path) -> str:
-        self.files.add(file)
+        found = _found(file)
+        self.digests[file] = digest_of(found)
+        if self._is_own(file):
+            raise ReferenceProblemError(f"{file} is Interlock's own, and no secret of a tool")
+        if isinstance(found, OSError):
+            raise ReferenceProblemError(f"{file} cannot be read: {found.strerror}")
         try:
-            if file.resolve() in self._forbidden:
-                raise ReferenceProblemError(f"{file} is Interlock's own, and no secret of a tool")
-            text = contents(file, MAX_BYTES).decode()
-        except OSError as error:
-            raise ReferenceProblemError(f"{file} cannot be read: {error.strerror}") from None
+            secret = found.decode().removesuffix("\n").removesuffix("\r")
         except UnicodeDecodeError:  # its text would show the bytes
             raise ReferenceProblemError(f"{file} is not UTF-8 text") from None
-        except RuntimeError:  # links in a circle
-            raise ReferenceProblemError(f"{file} leads nowhere") from None
-        secret = text.removesuffix("\n").removesuffix("\r")
         if not secret:
             raise ReferenceProblemError(f"{file} is empty")
         return secret
+
+    def _is_own(self, file: Path) -> bool:
+        try:
+            resolved = file.resolve()
+        except RuntimeError:  # links in a circle lead nowhere
+            return False
+        return not self._own.isdisjoint((resolved, *resolved.parents))
+
+    @staticmethod
+    def digest(file: Path) -> str:
+        """That of a file now, as `digests` has it of then."""
+        return digest_of(_found(file))
+
+
+def digest_of(found: bytes | OSError) -> str:
+    """What tells one content from another, and from none."""
+    return str(found.strerror) if isinstance(found, OSError) else hashlib.sha256(found).hexdigest()
+
+
+def _found(file: Path) -> bytes | OSError:
+    try:
+        return contents(file, MAX_BYTES)
+    except OSError as error:
+        return error
 
 
 def contents(file: Path, most: int) -> bytes:

@@ -3,7 +3,16 @@
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr, StringConstraints, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    StringConstraints,
+    model_validator,
+)
 
 DAY_S = 86_400
 MAX_COUNT = 1_000_000_000
@@ -27,6 +36,10 @@ def _metadata_value(secret: SecretStr) -> SecretStr:
     if not value.isascii() or not value.isprintable() or value != value.strip():
         raise ValueError("must be one line of printable ASCII without space around it")
     return secret
+
+
+def _one_or_more(value: object) -> object:
+    return [value] if isinstance(value, str | Path) else value
 
 
 class TlsFiles(BaseModel):
@@ -85,6 +98,9 @@ class EngineSettings(BaseModel):
         None, description="ID:BASE64 of 32 bytes, comma-separated for a rotation, current first; seals tool secrets"
     )
     master_key_file: Path | None = Field(None, description="A file with the same, one a line")
+    manifests: Annotated[list[Path], BeforeValidator(_one_or_more)] = Field(
+        [], description="Files of tools and policies, or folders of them, that are applied whenever they change"
+    )
     bootstrap_key: SecretStr | None = Field(None, description="The first admin key; created once, never resurrected")
     drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running requests at shutdown, ms")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Protocol
 
@@ -16,6 +16,9 @@ SERVICE = "interlock.governance.v1.Governance"
 FRESH_S = 1.0
 """An answer of the engine's health service holds this long: probes cost it at most one RPC a second."""
 CHECK_TIMEOUT_S = 1.0
+
+
+Facts = Callable[[], Mapping[str, str]]
 
 
 class Ready(Protocol):
@@ -63,12 +66,15 @@ class Readiness:
         return bool(health.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def admin_app(metrics: Metrics, readiness: Ready) -> web.Application:
-    """The admin listener: `/metrics`, `/healthz` (200 while the process lives) and `/readyz` (200 or 503)."""
+def admin_app(metrics: Metrics, readiness: Ready, facts: Facts = dict) -> web.Application:
+    """The admin listener: `/metrics`, `/healthz` (200 while the process lives) and `/readyz` (200 or 503).
+
+    `facts` is what `/readyz` says beside whether it is ready.
+    """
     app = web.Application()
     app.router.add_get("/metrics", partial(_show_metrics, metrics))
     app.router.add_get("/healthz", _say_alive)
-    app.router.add_get("/readyz", partial(_say_ready, readiness))
+    app.router.add_get("/readyz", partial(_say_ready, readiness, facts))
     return app
 
 
@@ -81,7 +87,7 @@ async def _say_alive(_: web.Request) -> web.Response:
     return web.json_response({"status": "ok"})
 
 
-async def _say_ready(readiness: Ready, _: web.Request) -> web.Response:
+async def _say_ready(readiness: Ready, facts: Facts, _: web.Request) -> web.Response:
     if reason := await readiness.why_not():
-        return web.json_response({"status": "not_ready", "reason": reason}, status=503)
-    return web.json_response({"status": "ready"})
+        return web.json_response({"status": "not_ready", "reason": reason, **facts()}, status=503)
+    return web.json_response({"status": "ready", **facts()})

@@ -84,6 +84,14 @@ class Metrics:
         self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
         self._spool = Gauge("interlock_spool_depth", "What waits on disk to be told to the engine.", registry=registry)
         self._audit = _AuditMetrics(registry)
+        self._manifest_at = Gauge(
+            "interlock_manifest_last_success_timestamp_seconds",
+            "When the watched manifests were last applied, unix time.",
+            registry=registry,
+        )
+        self._manifest_errors = Counter(
+            "interlock_manifest_errors_total", "Tries to apply the watched manifests that failed.", registry=registry
+        )
         Info("interlock_build", "The program that runs.", registry=registry).info(
             {"version": version("interlock"), "python": platform.python_version()}
         )
@@ -169,6 +177,14 @@ class Metrics:
         """So many events wait for a sink, the oldest of them for so long."""
         self._audit.lag_events.labels(sink).set(events)
         self._audit.lag_seconds.labels(sink).set(seconds)
+
+    def manifest_applied(self, at_s: float) -> None:
+        """The watched manifests hold, as of this unix time."""
+        self._manifest_at.set(at_s)
+
+    def manifest_failed(self) -> None:
+        """The watched manifests could not be applied."""
+        self._manifest_errors.inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The figures and their content type, in the text format that an `Accept` header asks for."""

@@ -20,7 +20,7 @@ def test_a_variable_and_a_file_give_their_secret(tmp_path: Path) -> None:
     assert references.resolve("env:PAY", tmp_path) == "from a variable"
     assert references.resolve(f"file:{tmp_path}/key", Path("/elsewhere")) == "from a file"
     assert references.resolve("file:key", tmp_path) == "from a file"
-    assert references.files == {tmp_path / "key"}
+    assert references.digests == {tmp_path / "key": References.digest(tmp_path / "key")}
 
 
 @pytest.mark.parametrize(
@@ -53,7 +53,7 @@ def test_interlocks_own_variables_are_no_tools_secrets(tmp_path: Path, name: str
 def test_interlocks_own_files_are_no_tools_secrets_by_any_name(tmp_path: Path) -> None:
     (tmp_path / "master.key").write_text("hunter2")
     (tmp_path / "other").symlink_to("master.key")
-    references = References({}, forbidden=[tmp_path / "master.key"])
+    references = References({}, own=[tmp_path / "master.key"])
     for name in ("master.key", "other", "./x/../master.key"):
         assert "hunter2" not in refused(f"file:{name}", tmp_path, references)
 
