@@ -1,5 +1,7 @@
 """A real engine on a real gRPC port."""
 
+import asyncio
+import collections
 import contextlib
 import hashlib
 import secrets
@@ -104,6 +106,20 @@ class EngineClient:
         return await self.ask(self.governance.Authorize, self.question(call, **changes))
 
 
+class Noting(Silent):
+    """Notes how long the engine took to know of switches, and how often it asked what of Redis."""
+
+    def __init__(self) -> None:
+        self.asked: collections.Counter[str] = collections.Counter()
+        self.known: asyncio.Queue[tuple[str, float]] = asyncio.Queue()
+
+    def redis_call(self, operation: str, seconds: float) -> None:
+        self.asked[operation] += 1
+
+    def switch_known(self, scope: str, seconds: float) -> None:
+        self.known.put_nowait((scope, seconds))
+
+
 @contextlib.asynccontextmanager
 async def running_engine(
     redis_url: str, recorder: Recorder | None = None, **settings: Any
@@ -116,7 +132,8 @@ async def running_engine(
         "allow_loopback_tools": True,
     }
     async with open_store(RedisSettings(url=redis_url), recorder or Silent()) as store:
-        engine = Engine(store, EngineSettings(**(chosen | settings)))
+        noting = recorder if isinstance(recorder, Noting) else None
+        engine = Engine(store, EngineSettings(**(chosen | settings)), noting)
         server = aio.server()
         engine.register(server)
         port = server.add_insecure_port("127.0.0.1:0")

@@ -64,7 +64,7 @@ async def _serve(data_dir: Path, configuration: Configuration, stop: asyncio.Eve
         redis = await stack.enter_async_context(_redis(configuration.redis, folder))
         audit = configuration.audit
         store = await stack.enter_async_context(open_store(redis, metrics, backlog_cap=audit.cap))
-        engine = Engine(store, _engine_settings(configuration.engine, folder, token))
+        engine = Engine(store, _engine_settings(configuration.engine, folder, token), metrics)
         stack.push_async_callback(engine.close)
         await engine.start()
         local = LocalServer()

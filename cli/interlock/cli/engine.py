@@ -53,7 +53,7 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         audit = configuration.audit
         store = await stack.enter_async_context(open_store(configuration.redis, metrics, backlog_cap=audit.cap))
-        engine = Engine(store, settings)
+        engine = Engine(store, settings, metrics)
         stack.push_async_callback(engine.close)
         await engine.start()
         server = aio.server(options=OPTIONS)

@@ -26,7 +26,8 @@ from interlock.policy.applying import Applier
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.following import Following
-from interlock.policy.knowledge import Knowledge
+from interlock.policy.knowledge import Knowledge, SwitchRecorder
+from interlock.policy.learning import Learning
 from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, Held, Ledger, Overview, Quotas, Trails
@@ -82,9 +83,10 @@ class Store(Protocol):
 class Engine:
     """One engine. Any number of them may share a Redis."""
 
-    def __init__(self, store: Store, settings: EngineSettings) -> None:
+    def __init__(self, store: Store, settings: EngineSettings, recorder: SwitchRecorder | None = None) -> None:
         self._directory = store.directory
-        self._knowledge = Knowledge(store.directory)
+        self._knowledge = Knowledge(store.directory, recorder)
+        self._learning = Learning(store.directory, self._knowledge)
         self._waits = Waits(store.ledger)
         self._following = Following(store.overview, store.directory)
         self._health = health.HealthServicer()
@@ -169,6 +171,7 @@ class Engine:
         """Begins to watch Redis; health says SERVING while it may be used."""
         await self._look()
         self._watch = asyncio.create_task(self._keep_looking())
+        self._learning.start()
 
     async def drain(self) -> None:
         """Health says NOT_SERVING from now on; streams end when what was asked on them is answered."""
@@ -179,6 +182,7 @@ class Engine:
 
     async def close(self) -> None:
         await self._stop_watching()
+        await self._learning.close()
         await self._waits.close()
 
     async def bootstrap(self, key: str) -> bool:

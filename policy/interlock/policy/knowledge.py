@@ -5,7 +5,9 @@ tells when one has moved. What is remembered for a namespace is forgotten togeth
 """
 
 import asyncio
+import time
 from dataclasses import dataclass, field, replace
+from typing import Protocol
 
 from interlock.governance.errors import NotFoundError, UnauthenticatedError
 from interlock.policy import access, credentials
@@ -30,11 +32,20 @@ class _Remembered:
     identities: dict[str, Identity] = field(default_factory=dict)
 
 
+class SwitchRecorder(Protocol):
+    """Where it is noted how long it took until a change was known."""
+
+    def switch_known(self, scope: str, seconds: float) -> None: ...
+
+
 class Knowledge:
     """The directory, remembered."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, recorder: SwitchRecorder | None = None) -> None:
         self._directory = directory
+        self._recorder = recorder
+        # The last changes of switches that were known, global ("") and by namespace; those there is something known of.
+        self._switched: dict[str, int] = {}
         self._namespaces: dict[str, _Remembered] = {}
         self._homes: dict[str, str] = {}
         self._policies: dict[Scope, VersionedPolicy] = {}
@@ -126,12 +137,38 @@ class Knowledge:
         if before is not None:
             await asyncio.wait([before])
         self._loading[namespace] = self._coming.pop(namespace)
+        began = time.perf_counter()
         try:
             remembered = _Remembered(await self._directory.snapshot(namespace))
         finally:
             del self._loading[namespace]
         self._namespaces[namespace] = remembered
+        self._note_switches(namespace, remembered.snapshot, time.perf_counter() - began)
         return remembered
+
+    def _note_switches(self, namespace: str, snapshot: Snapshot, reading_s: float) -> None:
+        """How long ago the switches were changed that are new to this engine.
+
+        The time of reading is added, not to claim to have known sooner than was.
+        """
+        if len(self._switched) >= MAX_REMEMBERED:
+            self._switched.clear()
+        for scope, of, switch in (
+            ("global", "", snapshot.world_switch),
+            ("namespace", namespace, snapshot.namespace_switch),
+        ):
+            known = self._switched.get(of)
+            if known is not None and switch.changed_at_us > known and self._recorder is not None:
+                age_us = max(0, snapshot.read_at_us - switch.changed_at_us)
+                self._recorder.switch_known(scope, age_us / 1_000_000 + reading_s)
+            self._switched[of] = max(known or 0, switch.changed_at_us)
+
+    async def relearn(self, namespace: str | None) -> None:
+        """Renews what is known of a namespace (None: of all), if anything is: somebody has changed it."""
+        known = [name for name in self._switched if name] if namespace is None else [namespace]
+        for name in known:
+            if name in self._switched:
+                await self.refresh(name)
 
     def forget(self, namespace: str | None = None) -> None:
         """Drops what is remembered of a namespace (None: of all), because this engine itself has just changed it."""

@@ -201,12 +201,15 @@ class VersionedPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Switch:
-    """A kill switch. Pulled, nothing goes through. `changed_by` is the id of a key."""
+    """A kill switch. Pulled, nothing goes through. `changed_by` is the id of a key; `changed_at_us` is Redis' time, 0
+    where it is not known so exactly.
+    """
 
     pulled: bool = False
     reason: str = ""
     changed_at_ms: int = 0
     changed_by: str = ""
+    changed_at_us: int = 0
 
 
 class DefaultRule(StrEnum):
@@ -253,13 +256,17 @@ class Epochs:
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """A namespace as the engine knows it, true as of `epochs`. Tools by (scope_id, name)."""
+    """A namespace as the engine knows it, true as of `epochs`.
+
+    Tools are by (scope_id, name); `read_at_us` is Redis' time.
+    """
 
     epochs: Epochs
     world_switch: Switch
     namespace_switch: Switch
     tools: Mapping[tuple[str, str], Tool]
     namespace: Namespace
+    read_at_us: int = 0
 
     def tool_for(self, agent_id: str, name: str) -> Tool | None:
         """The tool an agent means: its own hides the global one of that name."""

@@ -271,6 +271,12 @@ class Directory(Protocol):
     async def epochs(self, namespace: str) -> Epochs:
         """As they are now."""
 
+    def changes(self) -> AbstractAsyncContextManager[AsyncIterator[str | None]]:
+        """Namespaces (None: all of them) whose epochs are raised, from the moment the context is entered.
+
+        A hint: nobody is told again of what was missed.
+        """
+
     async def policy(self, scope: Scope) -> VersionedPolicy:
         """An agent's policy; version 0 without one."""
 

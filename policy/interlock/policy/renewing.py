@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from interlock.policy import rules
+from interlock.governance.errors import DeniedError, UnauthenticatedError
+from interlock.policy import access, rules
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Permit, Policy, Snapshot
 from interlock.policy.ports import Ledger
@@ -26,7 +27,8 @@ class Renewer:
         self._knowledge = knowledge
         self._allow_without_policy = allow_without_policy
 
-    async def renew(self, permit: Permit) -> Renewal:
+    async def renew(self, permit: Permit, credential: str = "") -> Renewal:
+        """`credential` is the key that the call was made with; empty, it is not looked at."""
         namespace = permit.scope.namespace
         known = await self._knowledge.snapshot(namespace)
         tool = known.tool_for(permit.scope.agent_id, permit.tool)
@@ -35,7 +37,17 @@ class Renewer:
         snapshot = await self._knowledge.current(namespace, renewed.epochs)
         policy = await self._knowledge.policy_of(permit.scope, renewed.policy_version)
         reason = LEDGER_SAYS.get(renewed.word) or self._objection(permit, snapshot, policy.policy)
+        if not reason and credential and not await self._holds(credential, permit):
+            reason = "invalid_key"
         return Renewal(reason, 0 if reason else lease_ms)
+
+    async def _holds(self, credential: str, permit: Permit) -> bool:
+        """Whether the key would still let a call through as this agent; on what was just learned of its namespace."""
+        try:
+            standing = await self._knowledge.identify(credential)
+            return access.acting_agent(standing.identity, permit.scope.agent_id) == permit.scope
+        except (UnauthenticatedError, DeniedError):
+            return False
 
     def _objection(self, permit: Permit, snapshot: Snapshot, policy: Policy | None) -> str:
         """Why a new call would be refused by switches or lists; empty if it would not."""

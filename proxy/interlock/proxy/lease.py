@@ -26,9 +26,11 @@ DEGRADED_STREAM_S = 300.0
 class HeldLease:
     """An async context in which a permit is renewed every third of its lease. Most calls are over before the first."""
 
-    def __init__(self, engine: EngineClient, permit: pb.Permit, lease: Lease) -> None:
+    def __init__(self, engine: EngineClient, permit: pb.Permit, lease: Lease, credential: str = "") -> None:
+        """`credential` is the key that the call was made with: revoked, it ends the lease."""
         self._engine = engine
         self._permit = permit
+        self._credential = credential
         self._lease = lease
         self._revoked = ""
         self._interval_s = lease.length_s / 3
@@ -85,7 +87,7 @@ class HeldLease:
         """One renewal. One that fails is tried again at the next interval: the lease's own end is what counts."""
         asked_at = time.monotonic()
         try:
-            response = await self._engine.renew(pb.RenewRequest(permit=self._permit))
+            response = await self._engine.renew(pb.RenewRequest(permit=self._permit, credential=self._credential))
         except InterlockError as error:
             log.warning("lease.renewal_failed", call_id=self._permit.call_id, reason=error.reason)
         else:

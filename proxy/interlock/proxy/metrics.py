@@ -82,6 +82,12 @@ class Metrics:
         self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
         self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
         self._redis = _seconds(registry, "interlock_redis_call_seconds", "Time of a call to Redis.", "operation")
+        self._propagation = _seconds(
+            registry,
+            "interlock_switch_propagation_seconds",
+            "Time from the change of a kill switch until this engine knew it.",
+            "scope",
+        )
         self._spool = Gauge("interlock_spool_depth", "What waits on disk to be told to the engine.", registry=registry)
         self._audit = _AuditMetrics(registry)
         self._manifest_at = Gauge(
@@ -147,6 +153,10 @@ class Metrics:
     def spans(self, outcome: str, count: int) -> None:
         """So many spans were `exported`, `failed` to be, or were `dropped` as too many waited. Called by a thread."""
         self._spans(outcome).inc(count)
+
+    def switch_known(self, scope: str, seconds: float) -> None:
+        """A switch (`global`, `namespace`) was found changed, so long after it was."""
+        self._propagation(scope).observe(seconds)
 
     def settle_failed(self, reason: str) -> None:
         """A settlement was not acknowledged and went to the spool."""

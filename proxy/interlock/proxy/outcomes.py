@@ -14,8 +14,8 @@ MAX_DOUBLINGS = 64
 """Far beyond `LAST_BACKOFF_S`, and within what a float holds: a spool may try for days."""
 NEVER_RETRIED = frozenset({"destination_refused", "upstream_invalid"})
 """Failures that the next try would meet again."""
-STOPPED = frozenset({"agent_disabled", "tool_disabled", "kill_switch"})
-"""Failures by a switch that was pulled after the call was let through."""
+STOPPED = frozenset({"agent_disabled", "tool_disabled", "kill_switch", "invalid_key"})
+"""Failures by a switch that was pulled, or a key that was revoked, after the call was let through."""
 
 
 def outcome_of(status: int, *, sent: bool, whole: bool) -> Outcome:

@@ -106,6 +106,7 @@ MESSAGES = {
     "agent_disabled": "this agent is disabled",
     "tool_disabled": "this tool is disabled",
     "kill_switch": "a kill switch is pulled",
+    "invalid_key": "the key that this call was made with was revoked",
     "no_policy": "this agent has no policy, and without one nothing is allowed",
     "max_actions_per_hour_exceeded": "this agent has used up its actions of this hour",
     "max_calls_per_tool_exceeded": "this agent has used up its calls of this tool for this day",

@@ -2,7 +2,8 @@
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import replace
 from typing import Any
 
@@ -58,6 +59,7 @@ class RedisDirectory:
             ("HGETALL", keys.of_namespace(namespace, "switch")),
             ("HGETALL", keys.of_namespace(namespace, "tools")),
             ("HGETALL", keys.of_namespace(namespace, "namespace")),
+            ("TIME",),
         )
         tools = _tools(_pairs(own[2]))
         return Snapshot(
@@ -66,12 +68,18 @@ class RedisDirectory:
             namespace_switch=_switch(own[1]),
             tools={(tool.scope_id, tool.name): tool for tool in tools},
             namespace=_namespace(namespace, own[3]),
+            read_at_us=int(own[4][0]) * 1_000_000 + int(own[4][1]),
         )
 
     async def epochs(self, namespace: str) -> Epochs:
         commands = [("GET", keys.of_namespace(name, "epoch")) for name in (keys.WORLD, namespace)]
         world, own = await self._redis.ask("epochs", *commands)
         return Epochs(int(world or 0), int(own or 0))
+
+    @asynccontextmanager
+    async def changes(self) -> AsyncIterator[AsyncIterator[str | None]]:
+        async with self._redis.subscription(keys.CHANGED_CHANNEL) as messages:
+            yield (None if name == keys.WORLD.encode() else name.decode() async for name in messages)
 
     async def policy(self, scope: Scope) -> VersionedPolicy:
         return (await self.policies([scope]))[0]
@@ -317,7 +325,8 @@ def _switch(fields: Any) -> Switch:
         return Switch()
     kept = _pairs(fields)
     by = kept.get("by", b"").decode()
-    return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]), by)
+    at_us = int(kept.get("changed_us", 0))
+    return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]), by, at_us)
 
 
 def _namespace(name: str, fields: Sequence[bytes]) -> Namespace:

@@ -170,7 +170,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     async def _renew(self, request: pb.RenewRequest) -> pb.RenewResponse:
         check_permit(request.permit)
-        renewal = await self._renewer.renew(permit_of(request.permit))
+        renewal = await self._renewer.renew(permit_of(request.permit), request.credential)
         return pb.RenewResponse(renewed=not renewal.reason, reason=renewal.reason, lease_ms=renewal.lease_ms)
 
     async def _settle(self, request: pb.SettleRequest) -> pb.SettleResponse:

@@ -82,7 +82,9 @@ class Forward:
         return replace(call, forwarded=forwarded)
 
     def _lease_of(self, call: Call) -> HeldLease | NoLease:
-        return NoLease() if call.degraded else HeldLease(self._engine, call.verdict.permit, call.lease)
+        if call.degraded:
+            return NoLease()
+        return HeldLease(self._engine, call.verdict.permit, call.lease, call.ask.credential)
 
     async def _until_done(self, call: Call, lease: HeldLease | NoLease) -> Forwarded:
         breakers = self._breakers.of(call.verdict.permit, call.tool)
