@@ -20,6 +20,7 @@ DONE = [example for examples in EXAMPLES.values() for example in examples if not
 FILES = {
     "interlock.yaml": "sidecar: {spool_dir: spool}\n",
     "tool.yaml": "name: payments.charge\nurl: https://pay.example/charge\n",
+    "tools.yaml": "tools: {applied: {url: https://pay.example/charge}}\n",
     "policy.yaml": "max_spend_usd_per_day: 50\n",
 }
 

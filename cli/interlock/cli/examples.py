@@ -20,6 +20,11 @@ EXAMPLES: Mapping[Path, tuple[str, ...]] = {
     ),
     ("master-key",): ("interlock master-key",),
     ("top",): ("interlock top --sort spend", "interlock top --once --limit 10", "interlock top --json"),
+    ("apply",): (
+        "interlock apply -f tools.yaml --dry-run",
+        "interlock apply -f tools.yaml",
+        "interlock apply --schema",
+    ),
     ("agents",): ("interlock agents list", "interlock agents disable shopper --reason 'buys too much'"),
     ("agents", "list"): ("interlock agents list", "interlock agents list --limit 1000 --json"),
     ("agents", "show"): ("interlock agents show shopper",),

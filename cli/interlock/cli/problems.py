@@ -4,10 +4,12 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from difflib import get_close_matches
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Union, get_args, get_origin
 
-from interlock.cli.yaml_tree import Path
 from interlock.governance.errors import InvalidRequestError
+
+if TYPE_CHECKING:  # an operator's command should not wait for YAML to be loaded
+    from interlock.cli.yaml_tree import Path
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -45,12 +47,12 @@ class UnreadableFileError(InvalidRequestError):
     """A file is not there, or not for us to read."""
 
 
-def dotted(path: Path) -> str:
+def dotted(path: "Path") -> str:
     """A key as a person writes it: `sidecar.allowed_hosts[1]`."""
     return "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path).removeprefix(".")
 
 
-def unknown_key(model: Any, path: Path) -> str:
+def unknown_key(model: Any, path: "Path") -> str:
     """What to say of a key that the model does not have there, with the nearest one that it has."""
     types = [model]
     for key in path[:-1]:
