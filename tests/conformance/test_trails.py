@@ -176,6 +176,20 @@ async def test_of_two_sinks_the_slower_counts(exported: Store) -> None:
         assert (await decide(exported, f"after {sink}")).verdict == verdict
 
 
+async def test_what_was_there_before_export_was_switched_on_is_no_backlog(store: Store, exported: Store) -> None:
+    for n in range(CAP + 5):
+        await execute(store, f"call {n}")
+    await exported.directory.switch_agent(AGENT, Switch(False), "{}")
+    assert (await decide(exported, "the next")).verdict == "EXECUTE"
+
+
+async def test_facts_of_any_kind_are_folded(store: Store) -> None:
+    odd = {**BLOCKED, "facts": '{"key_id":null,"matched_rule":[1],"risk_level":{},"cost_micros":1e12}'}
+    for n in range(12):
+        await decide(store, f"call {n}", **odd)
+    assert refusals(await store.ledger.events(AGENT, after_seq=0, limit=99)) == 12
+
+
 async def test_without_export_there_is_no_cap(store: Store) -> None:
     for n in range(CAP + 1):
         await execute(store, f"call {n}")

@@ -19,6 +19,7 @@ GENESIS = "0" * 64
 _BEHIND = b'"datacontenttype":"%s",' % CONTENT_TYPE.encode()
 """What stands right before `hash` in canonical JSON. Of the keys behind it none holds an object, and within a string a
 quote is escaped: so its last occurrence is the one."""
+SAFE_INTEGER = 2**53
 _BEFORE_HASH = b'"hash":"'
 _HASH_MEMBER = len(_BEFORE_HASH) + 64 + len(b'",')
 
@@ -40,7 +41,7 @@ def seal(namespace: str, event: Event, previous: str) -> Sealed:
     """An event behind the one whose hash is `previous`."""
     attributes = cloud_event(namespace, event, previous)
     try:
-        unsealed = canonical(attributes)
+        unsealed = _plain(attributes, event.facts) or canonical(attributes)
     except rfc8785.CanonicalizationError:
         # Whatever it is, it is evidence, and must not hold up what comes after it.
         data = {**attributes["data"], "facts": {"as_text": json.dumps(event.facts, sort_keys=True)}}
@@ -49,6 +50,23 @@ def seal(namespace: str, event: Event, previous: str) -> Sealed:
     at = unsealed.rindex(_BEHIND) + len(_BEHIND)
     line = b'%s"hash":"%s",%s' % (unsealed[:at], digest.encode(), unsealed[at:])
     return Sealed(line, ChainPoint(event.seq, digest))
+
+
+def _plain(attributes: Mapping[str, Any], facts: Mapping[str, object]) -> bytes | None:
+    """The same in a quarter of the time, for an event whose facts are text and small integers, as they mostly are."""
+    for name, value in facts.items():
+        small = type(value) is int and abs(value) < SAFE_INTEGER
+        if not name.isascii() or not (small or type(value) is str):
+            return None
+    try:
+        return _sorted(attributes)
+    except UnicodeEncodeError:  # half of a character: the library knows what it thinks of that
+        return None
+
+
+def _sorted(value: Mapping[str, Any]) -> bytes:
+    """What RFC 8785 makes of ASCII names, text and small integers, written in C."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
 def hash_of(line: bytes) -> str:
@@ -60,8 +78,7 @@ def hash_of(line: bytes) -> str:
 def is_canonical(line: bytes, value: Mapping[str, Any], *, plain: bool) -> bool:
     """Whether a line is the canonical JSON of its value. `plain`: it is known to hold no number but small integers."""
     if plain and line.isascii():
-        # What the standard library writes is then the same, and it is written in C.
-        return line == json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+        return line == _sorted(value)
     try:
         return line == canonical(value)
     except rfc8785.CanonicalizationError:

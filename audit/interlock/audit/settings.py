@@ -67,6 +67,11 @@ class HttpSettings(BaseModel):
     tls_ca_file: Path | None = Field(None, description="CA certificates of the receiver; the usual ones by default")
 
     @property
+    def shown_url(self) -> str:
+        """What logs may hold of the URL: a query may be a secret."""
+        return self.url.partition("?")[0]
+
+    @property
     def in_the_clear(self) -> bool:
         parts = urlsplit(self.url)
         return parts.scheme == "http" and not _is_loopback(parts.hostname or "") and not self.allow_plaintext

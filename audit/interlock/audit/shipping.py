@@ -208,7 +208,8 @@ class Shipping:
 
     async def _ship(self, entries: Sequence[Entry], lease: Lease) -> None:
         """Delivers entries and notes it. Of what the sink refuses, the event that is meant is found by halving."""
-        left = [entry for entry in entries if entry.progress.scope not in self._parked]
+        # Without those whose place turned out to be another, or whose event was refused: they are looked at anew.
+        left = [entry for entry in entries if entry.progress.scope in self._places]
         if not left:
             return
         try:

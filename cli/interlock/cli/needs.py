@@ -67,7 +67,7 @@ def _engine_needs(configuration: Configuration) -> Iterator[Need]:
     elif engine.tls is None and not engine.allow_plaintext and not is_loopback(host):
         yield "engine.tls", f"not set, but {engine.listen} is no loopback address; engine.allow_plaintext accepts that"
     yield from _bootstrap_key_needs(engine)
-    if configuration.audit.in_engine:
+    if configuration.audit.exports and configuration.audit.in_engine:
         yield from _audit_needs(configuration.audit)
     yield from _unreadable({"engine.master_key_file": engine.master_key_file})
     yield from _unreadable(_redis_files(configuration.redis))
@@ -85,7 +85,7 @@ def _exporter_needs(configuration: Configuration) -> Iterator[Need]:
 
 
 def _audit_needs(audit: AuditSettings) -> Iterator[Need]:
-    if audit.exports and audit.signing_key_file is None:
+    if audit.signing_key_file is None:
         yield "audit.signing_key_file", "not set; `interlock audit new-key` makes a key that signs what is exported"
     yield from _sink_needs(audit)
 
@@ -96,7 +96,7 @@ def _sink_needs(audit: AuditSettings) -> Iterator[Need]:
         return
     yield from _unreadable({"audit.http.tls_ca_file": audit.http.tls_ca_file})
     if audit.http.in_the_clear:
-        yield "audit.http.url", f"{audit.http.url} is not encrypted; use https://, or accept it: allow_plaintext"
+        yield "audit.http.url", f"{audit.http.shown_url} is not encrypted; use https://, or accept it: allow_plaintext"
 
 
 def _bootstrap_key_needs(engine: EngineSettings) -> Iterator[Need]:

@@ -62,6 +62,7 @@ def test_whatever_an_event_holds_its_line_is_read_back_as_what_it_is(
     facts: dict[str, object], agent: str, tool: str
 ) -> None:
     sealed = seal("acme", event(7, agent, facts=facts, tool=tool), GENESIS)
+    assert sealed.line == rfc8785.dumps(_parsed(sealed.line)[0])
     assert b"\n" not in sealed.line
     assert hash_of(sealed.line) == sealed.point.hash
     link = link_of(sealed.line)

@@ -45,11 +45,13 @@ class HttpSink:
             async with asyncio.timeout(self._settings.timeout_ms / 1000):
                 status, headers = await self._post(body)
         except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
-            raise SinkUnavailableError(f"{self._settings.url}: {type(error).__name__}") from error
+            raise SinkUnavailableError(f"{self._settings.shown_url}: {type(error).__name__}") from error
         if status in REFUSALS:
-            raise SinkRefusedError(f"{self._settings.url} answered {status}")
+            raise SinkRefusedError(f"{self._settings.shown_url} answered {status}")
         if not 200 <= status < 300:
-            raise SinkUnavailableError(f"{self._settings.url} answered {status}", retry_after_s(headers, time.time()))
+            raise SinkUnavailableError(
+                f"{self._settings.shown_url} answered {status}", retry_after_s(headers, time.time())
+            )
 
     async def close(self) -> None:
         if self._client is not None:

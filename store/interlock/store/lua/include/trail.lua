@@ -65,7 +65,10 @@ local function refuse(state, audit, folds, now, event, limits)
     redis.call('DEL', folds)
     redis.call('HSET', folds, 'minute', minute)
   end
-  local facts = cjson.decode(event.facts)
+  local facts = {}
+  for name, value in pairs(cjson.decode(event.facts)) do
+    if type(value) == 'string' then facts[name] = value end
+  end
   local same = { event.verdict, event.reason, event.tool, facts.key_id or '', facts.matched_rule or '', limits }
   local id = redis.sha1hex(table.concat(same, '\n'))
   redis.call('PEXPIRE', folds, STATE_TTL_MS)
@@ -82,7 +85,12 @@ local function refuse(state, audit, folds, now, event, limits)
   redis.call('PEXPIRE', state, STATE_TTL_MS)
 end
 
--- Says in the agent's state whether an exporter is in force; `cap` is the backlog it may have, or -1 for none.
+-- Says in the agent's state whether an exporter is in force; `cap` is the backlog it may have, or -1 for none. What was
+-- there before is exported, too, but no reason to refuse calls.
 local function hold(state, cap)
-  if tonumber(cap) >= 0 then redis.call('HSETNX', state, 'exported', '0') else redis.call('HDEL', state, 'exported') end
+  if tonumber(cap) < 0 then
+    redis.call('HDEL', state, 'exported')
+  else
+    redis.call('HSETNX', state, 'exported', redis.call('HGET', state, 'seq') or '0')
+  end
 end
