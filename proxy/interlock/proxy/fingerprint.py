@@ -5,11 +5,13 @@ from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 
+import orjson
 import rfc8785
 
 from interlock.proxy import strict_json
 
 _INEXACT = object()
+_SORTED_AND_EXACT = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,17 +68,37 @@ def _canonical(body: bytes, ignored: Collection[str]) -> bytes | None:
     if isinstance(value, dict):
         value = {name: member for name, member in value.items() if name not in ignored}
     try:
-        return rfc8785.dumps(value)
+        return _quickly(body, value) or rfc8785.dumps(value)
     except rfc8785.CanonicalizationError:  # an int over 2^53, or what `_exact` marked
         return None
+
+
+def _quickly(body: bytes, value: object) -> bytes | None:
+    """The canonical form by orjson, thirty times as fast, where it is certainly the same; else None.
+
+    Both write a number, a string and a separator alike; orjson knows no `_Written` number and no int that has no
+    double. It sorts keys by code points and RFC 8785 by UTF-16 units: in ASCII that is the same.
+    """
+    if not body.isascii() or b"\\u" in body:
+        return None
+    try:
+        return orjson.dumps(value, option=_SORTED_AND_EXACT)
+    except orjson.JSONEncodeError:
+        return None
+
+
+class _Written(float):
+    """A double that RFC 8785 (as ECMAScript) may write otherwise than with its shortest digits around a point."""
 
 
 def _exact(literal: str) -> object:
     """The double a literal stands for, or, where it would stand for another number, something rfc8785 refuses."""
     value = strict_json.finite(literal)
     shortest = repr(value)
+    if literal == shortest and "e" not in shortest and not shortest.endswith(".0"):
+        return value
     try:
         exact = literal == shortest or Decimal(literal) == Decimal(shortest)
     except InvalidOperation:  # an exponent so small that even Decimal has no room for it
         exact = False
-    return value if exact else _INEXACT
+    return _Written(value) if exact else _INEXACT

@@ -11,6 +11,7 @@ import sys
 from functools import lru_cache
 from typing import Any, TextIO
 
+import orjson
 import structlog
 from structlog.typing import EventDict, Processor, WrappedLogger
 
@@ -30,7 +31,7 @@ _SECRET_TEXT = re.compile(
 # Without one of these there is nothing to find: looking for them first is far cheaper than the search itself.
 _MARKS = ("once_live_", "whsec_", "bearer ", "basic ", "://", "private key")
 
-_encode = json.JSONEncoder(default=repr).encode
+_AS_REPR = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 def drop_named_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
@@ -45,7 +46,10 @@ def drop_visible_secrets(_logger: WrappedLogger, _method: str, line: str) -> str
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
-    return _encode(event)
+    try:
+        return orjson.dumps(event, default=repr, option=_AS_REPR).decode()
+    except orjson.JSONEncodeError:  # half a surrogate pair, an int of more than 64 bits
+        return json.dumps(event, default=repr)
 
 
 def _kept(name: str, value: Any) -> Any:

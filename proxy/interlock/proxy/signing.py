@@ -11,12 +11,16 @@ import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import sha256
-from hmac import digest as hmac_digest
+from hmac import HMAC
 
 from yarl import URL
 
+from interlock.proxy.request_target import split_url
+
 _STANDARD_WEBHOOKS_PREFIX = "whsec_"
+MAX_PREPARED = 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +57,7 @@ def signed_headers(out: Outgoing, secrets: Sequence[str], secret_id: str, now: i
 
 def _plain(out: Outgoing, secrets: Sequence[str], now: int) -> list[tuple[str, str]]:
     """Hex HMAC-SHA256 of the body. One header holds one signature, so a rotation needs a second header."""
-    signatures = [hmac_digest(secret.encode(), out.body, "sha256").hex() for secret in secrets[:2]]
+    signatures = [_hmac(secret.encode(), out.body).hex() for secret in secrets[:2]]
     names = ("X-OnceOnly-Signature", "X-OnceOnly-Signature-Previous")
     return [
         *zip(names, signatures, strict=False),
@@ -68,7 +72,7 @@ def _standard_webhooks(out: Outgoing, keys: Sequence[bytes], now: int) -> list[t
     return [
         ("webhook-id", out.key),
         ("webhook-timestamp", str(now)),
-        ("webhook-signature", " ".join(f"v1,{_hmac(key, signed)}" for key in keys)),
+        ("webhook-signature", " ".join(f"v1,{_base64(_hmac(key, signed))}" for key in keys)),
     ]
 
 
@@ -92,7 +96,7 @@ def _rfc9421(out: Outgoing, keys: Sequence[bytes], secret_id: str, now: int) -> 
         params = f'({covered});created={now};keyid="{secret_id}{rank}";alg="hmac-sha256";tag="interlock{rank}"'
         base = f'{lines}"@signature-params": {params}'
         inputs.append(f"sig{number + 1}={params}")
-        signatures.append(f"sig{number + 1}=:{_hmac(key, base.encode())}:")
+        signatures.append(f"sig{number + 1}=:{_base64(_hmac(key, base.encode()))}:")
     return [
         ("Content-Digest", content_digest),
         ("Signature-Input", ", ".join(inputs)),
@@ -107,10 +111,17 @@ def _rank(number: int) -> str:
 
 def _target_uri(url: str) -> str:
     """The URL as the tool puts it together from its request line and Host: `/` for no path, no default port."""
-    parts = URL(url, encoded=True)
-    return f"{parts.scheme}://{parts.host_port_subcomponent}{parts.raw_path_qs}"
+    origin, target = split_url(url)
+    return _origin(origin) + target
 
 
+@lru_cache(MAX_PREPARED)
+def _origin(origin: str) -> str:
+    parts = URL(origin, encoded=True)
+    return f"{parts.scheme}://{parts.host_port_subcomponent}"
+
+
+@lru_cache(MAX_PREPARED)
 def _key(secret: str) -> bytes:
     """A secret's bytes: a `whsec_` value is base64, as Standard Webhooks has it; any other counts as it is written."""
     encoded = secret.removeprefix(_STANDARD_WEBHOOKS_PREFIX)
@@ -123,8 +134,16 @@ def _key(secret: str) -> bytes:
     return key or secret.encode()
 
 
-def _hmac(key: bytes, signed: bytes) -> str:
-    return _base64(hmac_digest(key, signed, "sha256"))
+def _hmac(key: bytes, signed: bytes) -> bytes:
+    mac = _prepared(key).copy()
+    mac.update(signed)
+    return mac.digest()
+
+
+@lru_cache(MAX_PREPARED)
+def _prepared(key: bytes) -> HMAC:
+    """With the key already mixed in, which is half the work of a short message."""
+    return HMAC(key, digestmod="sha256")
 
 
 def _base64(raw: bytes) -> str:

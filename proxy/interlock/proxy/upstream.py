@@ -21,6 +21,7 @@ from yarl import URL
 
 from interlock.governance.errors import InvalidRequestError
 from interlock.proxy.destinations import DestinationRefusedError, Destinations
+from interlock.proxy.request_target import split_url
 from interlock.proxy.tool_connection import Fields, ToolConnection, UpstreamError
 
 # Shorter than the 5 s after which Node and uvicorn hang up: a request must not cross with the end of its connection.
@@ -137,7 +138,7 @@ class Upstream:
 
     def place_of(self, url: str) -> tuple[Place, str]:
         """Where a URL leads, and the request target there. Errors: InvalidRequestError `destination_refused`."""
-        origin, target = _split(url)
+        origin, target = split_url(url)
         place = self._places.get(origin)
         if place is None or not _TARGET.fullmatch(target):
             self._destinations.check_url(url)
@@ -250,14 +251,6 @@ def _raw(request: UpstreamRequest, authority: str, target: str) -> bytes:
     if head.count("\r") != breaks or head.count("\n") != breaks or "\0" in head:
         raise ValueError("a line break or NUL in a field")
     return b"%b\r\n\r\n%b" % (head.encode(), request.body)
-
-
-def _split(url: str) -> tuple[str, str]:
-    """A URL's scheme and authority, and the request target (RFC 9112 3.2.1): `/` for no path."""
-    scheme, _, rest = url.partition("://")
-    end = min(at for at in (rest.find("/"), rest.find("?"), rest.find("#"), len(rest)) if at >= 0)
-    path, _, query = rest[end:].partition("?")
-    return f"{scheme}://{rest[:end]}", f"{path or '/'}?{query}" if query else path or "/"
 
 
 def _place(origin: str) -> Place:

@@ -3,6 +3,7 @@ from hashlib import sha256
 from typing import Any
 
 import pytest
+import rfc8785
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
@@ -164,6 +165,58 @@ def test_no_body_is_no_arguments_whatever_its_content_type_says() -> None:
 
 def test_the_arguments_digest_is_plain_sha256_of_the_canonical_json() -> None:
     assert of_body(b'{"b": 1.0, "a": "\\u00e9"}').arguments == sha256('{"a":"\u00e9","b":1}'.encode()).digest()
+
+
+plain_text = st.text(st.characters(max_codepoint=0x7F))
+plain_values = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(allow_nan=False, allow_infinity=False)
+    | st.decimals(min_value=-(10**9), max_value=10**9, places=3).map(float)
+    | plain_text,
+    lambda inner: st.lists(inner) | st.dictionaries(plain_text, inner),
+    max_leaves=10,
+)
+
+
+@given(plain_values | json_values, st.booleans())
+def test_the_quick_way_to_the_canonical_form_leads_to_the_same(value: Any, escaped: bool) -> None:
+    try:
+        canonical = rfc8785.dumps(value)
+    except rfc8785.CanonicalizationError:
+        canonical = None
+    body = json.dumps(value, ensure_ascii=escaped).encode()
+    assert of_body(body).arguments == sha256(body if canonical is None else canonical).digest()
+
+
+@pytest.mark.parametrize(
+    ("number", "written"),
+    [
+        ("0.0", "0"),
+        ("-0.0", "0"),
+        ("5e-324", "5e-324"),
+        ("-1.7976931348623157e308", "-1.7976931348623157e+308"),
+        ("295147905179352830000.0", "295147905179352830000"),
+        ("1e21", "1e+21"),
+        ("1e23", "1e+23"),
+        ("999999999999999700000.0", "999999999999999700000"),
+        ("0.000001", "0.000001"),
+        ("0.00001", "0.00001"),
+        ("9.999999999999997e-7", "9.999999999999997e-7"),
+        ("333333333.3333332", "333333333.3333332"),
+        ("-0.0000033333333333333333", "-0.0000033333333333333333"),
+        ("12.5", "12.5"),
+        ("12.0", "12"),
+        ("1424953923781206.2", "1424953923781206.2"),
+        ("9007199254740991", "9007199254740991"),
+        ("-9007199254740991", "-9007199254740991"),
+    ],
+)
+def test_numbers_are_written_as_rfc_8785_appendix_b_has_them(number: str, written: str) -> None:
+    assert of_body(f'{{"b": {number}, "a": "\x7f\\n"}}'.encode()).arguments == (
+        sha256(f'{{"a":"\x7f\\n","b":{written}}}'.encode()).digest()
+    )
 
 
 def test_the_fingerprint_of_a_call_is_the_same_in_every_release() -> None:

@@ -1,0 +1,12 @@
+"""How a URL is cut for the wire: to whom, and what for."""
+
+
+def split_url(url: str) -> tuple[str, str]:
+    """A URL's scheme and authority, and the request target (RFC 9112 3.2.1): `/` for no path, no lone `?`.
+
+    The URL is absolute and without a fragment, as `Destinations` wants it.
+    """
+    scheme, _, rest = url.partition("://")
+    end = min(at for at in (rest.find("/"), rest.find("?"), len(rest)) if at >= 0)
+    path, _, query = rest[end:].partition("?")
+    return f"{scheme}://{rest[:end]}", f"{path or '/'}?{query}" if query else path or "/"
