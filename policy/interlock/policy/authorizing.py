@@ -4,8 +4,9 @@ The ledger is asked with rulings that rest on remembered policy and switches. If
 used: the policy is learned, or the decision withdrawn, and the call is judged again.
 """
 
-import json
 from dataclasses import dataclass, replace
+
+import orjson
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
 from interlock.policy import access, credentials, rules
@@ -269,4 +270,4 @@ def _facts(
         "risk_level": tool.risk,
         "run_id": question.run_id,
     }
-    return json.dumps({name: value for name, value in facts.items() if value != ""}, separators=(",", ":"))
+    return orjson.dumps({name: value for name, value in facts.items() if value != ""}).decode()

@@ -11,8 +11,10 @@ from contextlib import contextmanager
 from functools import cache
 from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info
 from prometheus_client.exposition import choose_encoder
+
+from interlock.proxy.timings import Timing, Timings
 
 # 100 µs to 60 s: what Interlock adds is a fraction of a millisecond, what a tool takes may be a minute.
 SECONDS = (
@@ -221,5 +223,5 @@ class _AuditMetrics:
         self.lag_seconds = gauge("lag_seconds", "For how long the oldest of them waits.")
 
 
-def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Callable[[str], Histogram]:
-    return cache(Histogram(name, documentation, [label], buckets=SECONDS, registry=registry).labels)
+def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Callable[[str], Timing]:
+    return Timings(registry, name, documentation, label, SECONDS).of

@@ -1,11 +1,11 @@
 """The Governance service: translates, and asks for the sidecars' token."""
 
 import asyncio
-import json
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
+import orjson
 import structlog
 
 from interlock.governance.errors import InterlockError, InternalError, InvalidRequestError
@@ -271,4 +271,4 @@ def _facts(request: pb.SettleRequest) -> str:
     if request.HasField("answer"):
         facts |= {"status": request.answer.status, "size": request.answer.size}
         facts["answer_hash"] = request.answer.digest.hex()
-    return json.dumps(facts, separators=(",", ":"))
+    return orjson.dumps(facts).decode()
