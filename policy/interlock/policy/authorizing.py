@@ -4,11 +4,12 @@ The ledger is asked with rulings that rest on remembered policy and switches. If
 used: the policy is learned, or the decision withdrawn, and the call is judged again.
 """
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import orjson
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
+from interlock.governance.values import dataclass
 from interlock.policy import access, credentials, rules
 from interlock.policy.knowledge import Knowledge, Standing
 from interlock.policy.model import (

@@ -2,8 +2,10 @@
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import IntEnum, StrEnum
+
+from interlock.governance.values import dataclass
 
 NAMESPACE = re.compile(r"[a-z0-9-]{1,63}", re.ASCII)
 DEFAULT_NAMESPACE = "default"

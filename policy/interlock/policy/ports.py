@@ -6,10 +6,10 @@ then, and may be asked again: each of them is idempotent.
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
-from dataclasses import dataclass
 from typing import Protocol
 
 from interlock.governance.errors import ExhaustedError
+from interlock.governance.values import dataclass
 from interlock.policy.model import (
     AgentStanding,
     Answer,

@@ -2,10 +2,10 @@
 
 import asyncio
 import re
+import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
-from uuid import uuid4
 
 import structlog
 from aiohttp import web
@@ -28,6 +28,7 @@ from interlock.proxy.metrics import Metrics
 from interlock.proxy.oauth import Tokens
 from interlock.proxy.outage import Outage
 from interlock.proxy.pipeline import Pipeline, stages_of
+from interlock.proxy.plain_door import PlainDoor
 from interlock.proxy.rpc.listener import RpcListener
 from interlock.proxy.rpc.upstream import RpcUpstream
 from interlock.proxy.run_route import PATH as RUN_PATH
@@ -93,8 +94,12 @@ class Sidecar:
         stages = stages_of(engine, *ways_out, spool, abandoning, outage, bodies.of_known, self._metrics)
         self._pipeline = Pipeline(stages, self._metrics, outage.ended, self._traces())
         self._closing.append(self._pipeline.close)
-        agent_app = self._agent_app(self._pipeline, destinations, bodies.of_strangers)
-        self._closing.append(await listen(agent_app, agents, self._limits("agents")))
+        own_key = self._settings.agent_key.get_secret_value() if self._settings.agent_key else ""
+        tools = ToolsRoute(self._pipeline, own_key, self._settings.max_body_bytes)
+        runs = RunRoute(self._pipeline, self._settings.max_body_bytes, bodies.of_strangers)
+        agent_app = self._agent_app(tools, runs, self._api(destinations, bodies.of_strangers))
+        plain = PlainDoor(self._front_door, tools, runs, self._settings.max_body_bytes)
+        self._closing.append(await listen(agent_app, agents, self._limits("agents"), plain))
         self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin, self._limits("admin")))
         if self._rpc_listener is not None:
             await self._rpc_listener.start(self._pipeline)
@@ -160,20 +165,13 @@ class Sidecar:
             refused=partial(self._metrics.connection_refused, listener),
         )
 
-    def _agent_app(self, pipeline: Pipeline, destinations: Destinations, bodies: LargeBodies) -> web.Application:
-        settings = self._settings
-        own_key = settings.agent_key.get_secret_value() if settings.agent_key else ""
+    def _agent_app(self, tools: ToolsRoute, runs: RunRoute, api: Api) -> web.Application:
         app = web.Application(
             middlewares=[self._front_door.label, problem_errors, v1_errors, self._front_door.guard],
             # The routes read and bound their bodies themselves.
             client_max_size=0,
         )
-        served = [
-            *ToolsRoute(pipeline, own_key, settings.max_body_bytes).routes(),
-            *RunRoute(pipeline, settings.max_body_bytes, bodies).routes(),
-            *routes(self._api(destinations, bodies)),
-        ]
-        for of in served:
+        for of in (*tools.routes(), *runs.routes(), *routes(api)):
             app.router.add_route(of.method, of.path, of.handler, expect_handler=_left_to_the_guard)
         return app
 
@@ -193,8 +191,7 @@ class FrontDoor:
     @web.middleware
     async def label(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Names the request, and sees to what every answer carries."""
-        sent = request.headers.get("X-Request-Id", "")
-        request[REQUEST_ID] = sent if _REQUEST_ID.fullmatch(sent) else uuid4().hex
+        request[REQUEST_ID] = self.request_id(request.headers.get("X-Request-Id", ""))
         response = await handler(request)
         if not response.prepared:
             response.headers["X-Request-Id"] = request[REQUEST_ID]
@@ -226,10 +223,21 @@ class FrontDoor:
             self.busy.add(handling)
             handling.add_done_callback(self.busy.discard)
 
-    def _check_host(self, values: list[str]) -> None:
+    @property
+    def draining(self) -> bool:
+        return self._readiness.draining
+
+    def request_id(self, sent: str) -> str:
+        """What the agent calls its request, or a name of ours."""
+        return sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+
+    def knows_host(self, value: str) -> bool:
         """A page whose name was bound to this address (DNS rebinding) sends its own name."""
-        found = _HOST.fullmatch(values[0]) if len(values) == 1 else None
-        if found is None or found[1].lower().rstrip(".") not in self._hosts:
+        found = _HOST.fullmatch(value)
+        return found is not None and found[1].lower().rstrip(".") in self._hosts
+
+    def _check_host(self, values: list[str]) -> None:
+        if len(values) != 1 or not self.knows_host(values[0]):
             raise InvalidRequestError("host_not_allowed", "this Host is not one that this sidecar answers to")
 
 

@@ -5,9 +5,9 @@ no agent's doing, and holds for all of them.
 """
 
 from collections import OrderedDict
-from dataclasses import dataclass
 
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import dataclass
 
 MAX_BREAKERS = 4096
 _THRESHOLD = 5

@@ -5,11 +5,12 @@ Everything here is frozen. A stage takes a `Call` and returns a fuller one; what
 
 import math
 import time
-from dataclasses import dataclass, field
+from dataclasses import field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
 
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import dataclass
 from interlock.proxy.fingerprint import Fingerprint
 from interlock.proxy.tracing import CallTrace
 

@@ -1,13 +1,13 @@
 """What makes two calls the same call: a digest over everything that reaches the tool and could change what it does."""
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from hashlib import sha256
 
 import orjson
 import rfc8785
 
+from interlock.governance.values import dataclass
 from interlock.proxy import strict_json
 
 _INEXACT = object()

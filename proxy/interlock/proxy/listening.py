@@ -14,6 +14,8 @@ from aiohttp.streams import StreamReader
 from aiohttp.web_protocol import RequestHandler
 
 from interlock.proxy.answering import ExactAnswer
+from interlock.proxy.plain_lane import Door as PlainDoor
+from interlock.proxy.plain_lane import Lane
 from interlock.proxy.problems import Problem, error_fields
 from interlock.proxy.request_errors import SlowRequestError
 from interlock.proxy.settings import KiB
@@ -76,14 +78,16 @@ def most_connections(wanted: int) -> int:
 
 
 async def listen(
-    app: web.Application, listener: socket.socket, limits: ConnectionLimits
+    app: web.Application, listener: socket.socket, limits: ConnectionLimits, plain: PlainDoor | None = None
 ) -> Callable[[], Awaitable[None]]:
-    """Serves an application. Returns what ends that."""
+    """Serves an application, past which plain calls go to a door of their own. Returns what ends that."""
     runner = web.AppRunner(app, access_log=None, shutdown_timeout=CLOSING_S)
     await runner.setup()
     manager, loop = runner.server, asyncio.get_running_loop()
     assert manager is not None, "setup made it"  # noqa: S101 - for the type checker
-    server = await loop.create_server(_Door(manager, loop, limits).admit, sock=listener, backlog=ACCEPTED_AT_ONCE)
+    server = await loop.create_server(
+        _Door(manager, loop, limits, plain).admit, sock=listener, backlog=ACCEPTED_AT_ONCE
+    )
     listener.listen(BACKLOG)  # asyncio takes one number for both
 
     async def close() -> None:
@@ -96,9 +100,16 @@ async def listen(
 class _Door:
     """Lets connections in, as many as there is room for."""
 
-    def __init__(self, manager: web.Server, loop: asyncio.AbstractEventLoop, limits: ConnectionLimits) -> None:
+    def __init__(
+        self,
+        manager: web.Server,
+        loop: asyncio.AbstractEventLoop,
+        limits: ConnectionLimits,
+        plain: PlainDoor | None,
+    ) -> None:
         self._manager = manager
         self._loop = loop
+        self._plain = plain
         self._limits = limits
         self._open = 0
         self._unlogged = 0
@@ -109,7 +120,7 @@ class _Door:
             self._refused()
             return _Refused()
         self._open += 1
-        return _Connection(self._manager, self._loop, self._limits, self._left)
+        return _Connection(self._manager, self._loop, self._limits, self._left, self._plain)
 
     def _left(self) -> None:
         self._open -= 1
@@ -140,8 +151,10 @@ class _Connection(RequestHandler):
         loop: asyncio.AbstractEventLoop,
         limits: ConnectionLimits,
         left: Callable[[], None],
+        plain: PlainDoor | None,
     ) -> None:
         super().__init__(manager, loop=loop, keepalive_timeout=limits.head_s, **OPTIONS)
+        self._lane = Lane(plain, self, loop) if plain is not None else None
         self._stall_s = limits.stall_s
         self._left = left
         self._closing: asyncio.TimerHandle | None = None
@@ -162,6 +175,8 @@ class _Connection(RequestHandler):
     def connection_lost(self, exc: BaseException | None) -> None:
         if self._manager is not None:
             self._left()
+        if self._lane is not None:
+            self._lane.leave()
         for timer in (self._closing, self._listening):
             self._stop(timer)
         super().connection_lost(exc)
@@ -188,8 +203,15 @@ class _Connection(RequestHandler):
             self.transport.abort()
 
     def data_received(self, data: bytes) -> None:
-        """Breaks off a body whose framing broke: aiohttp tells nobody who reads it, and he would wait for ever."""
-        super().data_received(data)
+        if self._lane is None or self._force_close or self._close:
+            self.hand_over(data)
+        else:
+            self._lane.hear(data)
+
+    def hand_over(self, unread: bytes) -> None:
+        """To aiohttp. Breaks off a body whose framing broke: it tells no reader of it, who would wait for ever."""
+        self._lane = None
+        super().data_received(unread)
         self._heard_at = self._loop.time()
         if self._messages:
             self._body = self._messages[-1][1]
@@ -203,6 +225,46 @@ class _Connection(RequestHandler):
             if not body.is_eof():
                 body.set_exception(web.RequestPayloadError("the body's framing is broken"))
                 body.feed_eof()
+
+    # What the lane asks for
+
+    @property
+    def open(self) -> bool:
+        return self.transport is not None and not self.transport.is_closing()
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    async def drained(self) -> None:
+        if self._paused:
+            await self._drain_helper()
+
+    def hear_no_more(self) -> None:
+        self._pause_transport_reading()
+
+    def hear_again(self) -> None:
+        self._resume_transport_reading()
+
+    def answered(self) -> None:
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+
+    def end(self) -> None:
+        self.force_close()
+
+    def _process_keepalive(self) -> None:
+        """The time for a head is not running while a plain call is under way."""
+        if self._lane is not None and self._lane.busy:
+            self.answered()
+        super()._process_keepalive()
+
+    async def shutdown(self, timeout: float | None = CLOSING_S) -> None:  # noqa: ASYNC109 - aiohttp's own parameter
+        """Lets a plain call be answered first, as aiohttp does for its own."""
+        if self._lane is not None and self._lane.task is not None:
+            await asyncio.wait([self._lane.task], timeout=timeout)
+        await super().shutdown(timeout)
+
+    # Bodies that aiohttp reads
 
     def _watch_body(self) -> None:
         """Has a body that is still coming looked at when nothing came for `stall_s`."""

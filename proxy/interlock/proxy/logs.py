@@ -34,6 +34,9 @@ _MARKS = ("once_live_", "whsec_", "bearer ", "basic ", "://", "private key")
 _AS_REPR = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
+_LISTS = (list, tuple, set, frozenset)
+
+
 def drop_named_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replaces the values of fields that are named like a secret, at any depth."""
     return {name: _kept(name, value) for name, value in event.items()}
@@ -57,7 +60,7 @@ def _kept(name: str, value: Any) -> Any:
         return DROPPED
     if isinstance(value, dict):
         return {str(inner): _kept(str(inner), held) for inner, held in value.items()}
-    if isinstance(value, list | tuple | set | frozenset):
+    if isinstance(value, _LISTS):
         return [_kept("", held) for held in value]
     return value
 

@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 import structlog
 
@@ -71,11 +72,11 @@ class Pipeline:
         self._stages = stages
         self._ended = ended
         self._metrics = metrics
-        self._running: set[asyncio.Task[Call]] = set()
+        self._running: set[asyncio.Task[Any]] = set()
         self._draining = False
 
     @property
-    def running(self) -> set[asyncio.Task[Call]]:
+    def running(self) -> set[asyncio.Task[Any]]:
         return set(self._running)
 
     async def carry(self, call: Call) -> Call:
@@ -83,12 +84,26 @@ class Pipeline:
 
         Errors: `draining`, and those of the stages.
         """
-        if self._draining:
-            raise UnavailableError("draining", "this sidecar is shutting down")
+        self._check_open()
         task = asyncio.create_task(self._through_stages(call))
         self._running.add(task)
         task.add_done_callback(self._running.discard)
         return await asyncio.shield(task)
+
+    async def carry_on(self, call: Call) -> Call:
+        """The same within the task of the caller, whom nobody but `close` cancels."""
+        self._check_open()
+        task = asyncio.current_task()
+        assert task is not None  # noqa: S101 - for the type checker
+        self._running.add(task)
+        try:
+            return await self._through_stages(call)
+        finally:
+            self._running.discard(task)
+
+    def _check_open(self) -> None:
+        if self._draining:
+            raise UnavailableError("draining", "this sidecar is shutting down")
 
     def drain(self) -> None:
         """No call is begun from now on, also none whose body was still coming."""

@@ -1,14 +1,15 @@
 """`POST /v1/ai/run` in its tool mode: a call as JSON, answered with what was decided and what the tool said."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
+import structlog
 from aiohttp import web
 from pydantic import ValidationError
 
-from interlock.governance.errors import InterlockError, InvalidRequestError
+from interlock.governance.errors import InterlockError, InternalError, InvalidRequestError
 from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy import strict_json
@@ -20,9 +21,12 @@ from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.money import exact, micros_of
 from interlock.proxy.outcomes import STOPPED
 from interlock.proxy.pipeline import Pipeline
+from interlock.proxy.plain_lane import PlainAgent
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
 from interlock.proxy.request_errors import ToolIsGrpcError
 from interlock.proxy.stages.intercept import RequestFields
+
+log = structlog.get_logger()
 
 PATH = "/v1/ai/run"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
@@ -184,12 +188,30 @@ class RunRoute:
     async def handle(self, request: web.Request) -> web.Response:
         incoming = await incoming_of(request, self._max_body_bytes)
         call = await self._pipeline.carry(Call(self._entrance, WholeAgent(), incoming))
-        response = _response_to(call)
-        response.headers.extend(standing_fields(call))
-        return response
+        return _response_to(call)
+
+    async def serve(self, incoming: Incoming, agent: PlainAgent, *, last: Callable[[], bool]) -> None:
+        """The same for a plain call. `last` says whether the connection is to end with its answer."""
+        try:
+            response = _response_to(await self._pipeline.carry_on(Call(self._entrance, WholeAgent(), incoming)))
+        except InterlockError as error:
+            response = answer_of(error)
+        except Exception:
+            log.exception("request.failed", method=incoming.method, path=PATH)
+            response = answer_of(InternalError("internal", "internal error"))
+        response.headers.setdefault("Interlock-Decision", Decision.ERROR.value)
+        body = response.body
+        assert isinstance(body, bytes)  # noqa: S101 - for the type checker: here all answers are
+        await agent.answer(response.status, response.headers.items(), body, last=last())
 
 
 def _response_to(call: Call) -> web.Response:
+    response = _decision_told(call)
+    response.headers.extend(standing_fields(call))
+    return response
+
+
+def _decision_told(call: Call) -> web.Response:
     verdict = call.verdict
     if verdict.verdict == pb.VERDICT_IN_FLIGHT:
         return _conflict("in_flight", {}, problem_of_verdict(verdict).retry_after_s)

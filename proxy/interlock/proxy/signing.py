@@ -10,13 +10,13 @@ millisecond a call for a list of components that never changes. The tests verify
 import binascii
 from base64 import b64decode, b64encode
 from collections.abc import Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from hashlib import sha256
 from hmac import HMAC
 
 from yarl import URL
 
+from interlock.governance.values import dataclass
 from interlock.proxy.request_target import split_url
 
 _STANDARD_WEBHOOKS_PREFIX = "whsec_"

@@ -13,6 +13,7 @@ from interlock.proxy.answering import REQUEST_ID, ExactAnswer, incoming_of
 from interlock.proxy.call import Ask, Call, Draft, Forwarded, Headers, Incoming
 from interlock.proxy.headers import forwardable
 from interlock.proxy.pipeline import Pipeline
+from interlock.proxy.plain_lane import PlainAgent
 from interlock.proxy.problems import (
     Problem,
     error_fields,
@@ -123,7 +124,7 @@ class HttpAgent:
             self.gone = True
 
     def _whole(self, call: Call) -> ExactAnswer:
-        status, headers, body = _answer_to(call)
+        status, headers, body = answer_to(call)
         return self._made(call, status, headers, body)
 
     def _made(self, call: Call, status: int, headers: Headers, body: bytes | None = None) -> ExactAnswer:
@@ -132,7 +133,7 @@ class HttpAgent:
         return answer
 
 
-def _answer_to(call: Call) -> tuple[int, Headers, bytes]:
+def answer_to(call: Call) -> tuple[int, Headers, bytes]:
     """Status, fields and body for a call of which nothing has left to the agent yet."""
     forwarded, verdict = call.forwarded, call.verdict
     if call.executed and forwarded.answered:
@@ -160,6 +161,24 @@ class ToolsRoute:
         agent = HttpAgent(request)
         call = await self._pipeline.carry(Call(self._entrance, agent, incoming))
         return await agent.finish(call)
+
+    async def serve(self, incoming: Incoming, agent: PlainAgent, *, last: Callable[[], bool]) -> None:
+        """The same for a plain call. `last` says whether the connection is to end with its answer."""
+        try:
+            call = await self._pipeline.carry_on(Call(self._entrance, agent, incoming))
+        except InterlockError as error:
+            problem = problem_of_error(error)
+        except Exception:
+            log.exception("request.failed", method=incoming.method, request_id=incoming.request_id)
+            problem = problem_of_error(InternalError("internal", "internal error"))
+        else:
+            if agent.begun:
+                await agent.finish(call)
+                return
+            status, headers, body = answer_to(call)
+            await agent.answer(status, (*headers, *standing_fields(call)), body, last=last())
+            return
+        await agent.answer(problem.status, (*problem.fields(), *error_fields()), problem.document(), last=last())
 
 
 @web.middleware

@@ -11,7 +11,6 @@ import ssl
 import time
 from collections import OrderedDict
 from collections.abc import AsyncIterator, Callable, Sequence
-from dataclasses import dataclass
 from functools import cache, partial
 from ipaddress import ip_address
 from types import TracebackType
@@ -20,6 +19,7 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
 
 from interlock.governance.errors import InvalidRequestError
+from interlock.governance.values import dataclass
 from interlock.proxy.destinations import DestinationRefusedError, Destinations
 from interlock.proxy.request_target import split_url
 from interlock.proxy.tool_connection import Fields, ToolConnection, UpstreamError

@@ -3,13 +3,13 @@
 import functools
 import hmac
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from typing import Any
 
 import structlog
 
 from interlock.governance.errors import DeniedError, InterlockError, InternalError
 from interlock.governance.status import CODES, details_of
+from interlock.governance.values import dataclass
 from interlock.policy.credentials import Credential
 
 log = structlog.get_logger(__name__)
