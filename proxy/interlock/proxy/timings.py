@@ -39,7 +39,8 @@ class Timings(Collector):
     def __init__(
         self, registry: CollectorRegistry, name: str, documentation: str, label: str, bounds: Sequence[float]
     ) -> None:
-        self._name, self._documentation, self._label = name, documentation, label
+        self.name, self.label = name, label
+        self._documentation = documentation
         self._bounds = bounds
         self._series: dict[str, Timing] = {}
         registry.register(self)
@@ -52,7 +53,7 @@ class Timings(Collector):
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What the registry asks for when it is looked at."""
-        family = HistogramMetricFamily(self._name, self._documentation, labels=[self._label])
+        family = HistogramMetricFamily(self.name, self._documentation, labels=[self.label])
         for value, timing in self._series.items():
             buckets, total = timing.told()
             family.add_metric([value], buckets, total)
