@@ -10,13 +10,13 @@ from interlock.cli.acting import OperatorCommands
 from interlock.cli.client import EXIT_CODES, connected
 from interlock.cli.completion import agent_names
 from interlock.cli.documents import FromFile, document, given
-from interlock.cli.output import AsJson, show_fields, show_json, show_rows
+from interlock.cli.output import AsJson, show_fields, show_json, show_one, show_rows
 
 app = OperatorCommands(help="Show and set what agents may do.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = (
     *("agent_id", "allowed_tools", "blocked_tools", "max_actions_per_hour"),
-    *("max_spend_usd_per_day", "max_calls_per_tool", "pricing_rules"),
+    *("max_spend_usd_per_day", "max_calls_per_tool", "pricing_rules", "managed_by"),
 )
 
 Agent = Annotated[str, typer.Argument(help="The agent's id.", autocompletion=agent_names)]
@@ -29,7 +29,7 @@ def list_policies(as_json: AsJson = False) -> None:
     """List policies."""
     with connected() as api:
         held = api.get("policies")
-    rows = held if as_json else [{"agent_id": agent["agent_id"], **agent["policy"]} for agent in held]
+    rows = held if as_json else [{**agent, **agent["policy"]} for agent in held]
     show_rows(rows, COLUMNS, as_json=as_json)
 
 
@@ -64,6 +64,13 @@ def put(
     )
     with connected() as api:
         _show(api.post("policies", agent, body={**document(file), **flags}), as_json=as_json)
+
+
+@app.command()
+def delete(agent: Agent, as_json: AsJson = False) -> None:
+    """Delete an agent's policy: the default holds for its very next call."""
+    with connected() as api:
+        show_one(api.delete("policies", agent), as_json=as_json)
 
 
 def pairs(given: Sequence[str], number: Callable[[str], Number]) -> list[tuple[str, Number]]:

@@ -228,6 +228,12 @@ def test_a_policy_is_put_from_flags_with_its_money_exact(api: FakeApi) -> None:
     assert "none" in out  # an empty allowlist reads otherwise than an absent one
 
 
+def test_a_policy_is_deleted(api: FakeApi) -> None:
+    api.answer = {"ok": True, "deleted": True}
+    assert run(policies.app, "delete", "billing", "--json")[0] == 0
+    assert api.asked == [("DELETE", "/v1/policies/billing", None)]
+
+
 @pytest.mark.parametrize(
     "flags",
     [

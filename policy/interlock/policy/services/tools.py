@@ -201,6 +201,7 @@ def _shown(identity: Identity, tool: Tool) -> pb.Tool:
             "upstream_oauth2",
             "upstream_mask",
             "reconcile_url",
+            "managed_by",
         ):
             message.ClearField(field)
     return message
