@@ -102,7 +102,7 @@ class TracesSettings(BaseModel):
         1.0, ge=0, le=1, description="So many of the calls are traced whose agent has not decided that itself"
     )
     arguments: bool = Field(False, description="Traces hold the calls' arguments")
-    max_argument_bytes: int = Field(4 * KiB, ge=1, le=64 * KiB, description="So much of them, bytes")
+    max_argument_bytes: int = Field(4 * KiB, ge=1, le=16 * KiB, description="So much of them, bytes")
 
     @property
     def traces_url(self) -> str:

@@ -22,6 +22,7 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 from yarl import URL
 
 from interlock.governance.errors import InterlockError
+from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Call, Draft, Forwarded, Headers
 from interlock.proxy.metrics import Metrics
@@ -36,6 +37,8 @@ CLOSING_S = 2.0
 CONTEXT_FIELDS = frozenset({"traceparent", "tracestate"})
 STEPS: dict[type, str] = {Authorize: "authorize", Settle: "settle"}
 """The stages with a span of their own. Forward has one for each try."""
+
+Attributes = dict[str, str | int | float | bool]
 
 _propagator = TraceContextTextMapPropagator()
 
@@ -92,10 +95,9 @@ class OtlpTraces:
         )
         return OtlpCallTrace(self, span)
 
-    def below(self, parent: Span, name: str, kind: SpanKind, **attributes: str | int) -> Span:
+    def below(self, parent: Span, name: str, kind: SpanKind, attributes: Attributes | None = None) -> Span:
         """A span below another."""
-        named = {key.replace("__", "."): value for key, value in attributes.items()}
-        return self._tracer.start_span(name, set_span_in_context(parent, Context()), kind, named)
+        return self._tracer.start_span(name, set_span_in_context(parent, Context()), kind, attributes)
 
     def shown(self, arguments: bytes) -> str:
         """What may be told of the arguments: nothing, unless the settings say so, and then so much."""
@@ -119,7 +121,8 @@ class OtlpCallTrace:
 
     @property
     def trace_id(self) -> str:
-        return f"{self._span.get_span_context().trace_id:032x}"
+        context = self._span.get_span_context()
+        return f"{context.trace_id:032x}" if context.is_valid else ""
 
     async def through(self, stage: Callable[[Call], Awaitable[Call]], call: Call) -> Call:
         step = STEPS.get(type(stage))
@@ -142,9 +145,11 @@ class OtlpCallTrace:
 
     @contextmanager
     def sending(self, call: Call, tries: int) -> Iterator["OtlpSentTrace"]:
-        span = self._traces.below(self._span, call.draft.method, SpanKind.CLIENT, **_request_attributes(call, tries))
+        by_grpc = is_grpc(call.tool.url)
+        name = call.ask.path.removeprefix("/") if by_grpc else call.draft.method
+        span = self._traces.below(self._span, name, SpanKind.CLIENT, _request_attributes(call, tries, by_grpc=by_grpc))
         try:
-            yield OtlpSentTrace(span)
+            yield OtlpSentTrace(span, by_grpc=by_grpc)
         finally:
             span.end()
 
@@ -166,19 +171,22 @@ class OtlpCallTrace:
 class OtlpSentTrace:
     """One try's span."""
 
-    def __init__(self, span: Span) -> None:
+    def __init__(self, span: Span, *, by_grpc: bool) -> None:
         self._span = span
+        self._by_grpc = by_grpc
 
     def on(self, draft: Draft) -> Draft:
         carried: dict[str, str] = {}
         _propagator.inject(carried, set_span_in_context(self._span, Context()))
+        if not carried:  # OTEL_SDK_DISABLED
+            return draft
         kept = tuple(field for field in draft.headers if field[0].lower() not in CONTEXT_FIELDS)
         return replace(draft, headers=(*kept, *carried.items()))
 
     def ended(self, tried: Forwarded) -> None:
         span = self._span
         span.set_attribute("interlock.outcome", _outcome(tried))
-        if tried.status:
+        if tried.status and not self._by_grpc:
             span.set_attribute("http.response.status_code", tried.status)
         if why := tried.failure or (str(tried.status) if tried.status >= 400 else ""):
             _failed(span, why)
@@ -203,22 +211,21 @@ def _parent(headers: Headers) -> Context:
     return _propagator.extract(carried, Context())
 
 
-def _request_attributes(call: Call, tries: int) -> dict[str, str | int]:
-    """The stable conventions of HTTP clients, without the URL: its query holds arguments."""
+def _request_attributes(call: Call, tries: int, *, by_grpc: bool) -> Attributes:
+    """The conventions of clients, of HTTP without the URL: its query holds arguments."""
     url = URL(call.draft.url, encoded=True)
-    found: dict[str, str | int] = {
-        "http__request__method": call.draft.method,
-        "url__scheme": url.scheme,
-        "server__address": url.host or "",
-        "server__port": url.port or 0,
-    }
-    return found | ({"http__request__resend_count": tries - 1} if tries > 1 else {})
+    place: Attributes = {"server.address": url.host or "", "server.port": url.port or 0}
+    if by_grpc:
+        service, _, method = call.ask.path.removeprefix("/").partition("/")
+        return {"rpc.system": "grpc", "rpc.service": service, "rpc.method": method, **place}
+    again = {"http.request.resend_count": tries - 1} if tries > 1 else {}
+    return {"http.request.method": call.draft.method, "url.scheme": url.scheme, **place, **again}
 
 
-def _call_attributes(call: Call, reason: str, *, failed: bool) -> dict[str, str | int | float | bool]:
+def _call_attributes(call: Call, reason: str, *, failed: bool) -> Attributes:
     verdict, forwarded = call.verdict, call.forwarded
     charged = _charged(call)
-    found: dict[str, str | int | float | bool] = {
+    found: Attributes = {
         "gen_ai.tool.name": call.ask.tool,
         "gen_ai.tool.type": "extension",
         "gen_ai.tool.call.id": verdict.call_id,
@@ -237,7 +244,8 @@ def _call_attributes(call: Call, reason: str, *, failed: bool) -> dict[str, str 
         "interlock.cost.micro_usd": charged,
         "interlock.cost.usd": charged / 1_000_000,
     }
-    if status := forwarded.status or verdict.answer.status:
+    status = forwarded.status or verdict.answer.status
+    if status and not is_grpc(call.tool.url):
         found["http.response.status_code"] = status
     return {name: value for name, value in found.items() if value != ""}
 

@@ -25,7 +25,7 @@ class CallTrace(Protocol):
 
     @property
     def trace_id(self) -> str:
-        """32 hex digits."""
+        """32 hex digits; empty where the SDK is disabled."""
 
     async def through(self, stage: Callable[[Call], Awaitable[Call]], call: Call) -> Call:
         """Takes the call through a stage, which has a span of its own if it is worth one."""

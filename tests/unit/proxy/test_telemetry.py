@@ -311,6 +311,16 @@ async def test_the_line_of_a_call_names_its_trace(traced: Traced, receiver: Otlp
     assert line["trace_id"] == TRACE
 
 
+async def test_a_disabled_sdk_leaves_calls_as_they_are(
+    traced: Traced, tool: Tool, receiver: OtlpReceiver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
+    async with traced() as agent:
+        assert (await agent.post("/tools/charge", headers={"traceparent": SAMPLED})).status_code == 200
+    assert tool.received[0].header("traceparent") == SAMPLED
+    assert not receiver.spans
+
+
 def spans_counted(text: str, outcome: str) -> float:
     lines = [line for line in text.splitlines() if line.startswith(f'interlock_trace_spans_total{{outcome="{outcome}"')]
     return float(lines[0].rpartition(" ")[2]) if lines else 0

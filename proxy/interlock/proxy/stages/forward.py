@@ -190,7 +190,8 @@ class Forward:
         """One request and its answer, which is left unread where a newer credential will do better."""
         if is_grpc(call.tool.url):
             tried = await self._rpcs.once(call, lease, breakers, credential)
-            return tried, None if renewed else await self._newer(call, credential, tried.status)
+            done = renewed or tried.passed
+            return tried, None if done else await self._newer(call, credential, tried.status)
         request = signed(call, credential, int(time.time()), lease.why_not)
         async with self._upstream.send(request) as answer:
             breakers.answered()
