@@ -127,7 +127,7 @@ def put(
     name: Annotated[str | None, typer.Argument(help="The tool's name, if no file gives it.")] = None,
     *,
     file: FromFile = None,
-    url: Annotated[str | None, typer.Option(help="Where it listens: http or https.")] = None,
+    url: Annotated[str | None, typer.Option(help="Where it listens: http, https, grpc or grpcs.")] = None,
     secret: Annotated[
         str | None,
         typer.Option(envvar="INTERLOCK_TOOL_SECRET", help="Calls are signed with it; at least 8 characters."),

@@ -23,6 +23,8 @@ env:
     value: 0.0.0.0 # the kubelet and Prometheus come from outside the pod
   - name: INTERLOCK_SIDECAR__ADMIN_PORT
     value: {{ int $sidecar.adminPort | quote }}
+  - name: INTERLOCK_SIDECAR__GRPC_PORT
+    value: {{ int $sidecar.grpcPort | quote }}
   - name: INTERLOCK_SIDECAR__ALLOWED_HOSTS
     value: {{ toJson $sidecar.allowedHosts | quote }}
   - name: INTERLOCK_SIDECAR__MAX_BODY_BYTES

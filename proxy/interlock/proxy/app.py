@@ -100,10 +100,10 @@ class Sidecar:
         agent_app = self._agent_app(tools, runs, self._api(destinations, bodies.of_strangers))
         plain = PlainDoor(self._front_door, tools, runs, self._settings.max_body_bytes)
         self._closing.append(await listen(agent_app, agents, self._limits("agents"), plain))
-        self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin, self._limits("admin")))
         if self._rpc_listener is not None:
             await self._rpc_listener.start(self._pipeline)
             self._closing.append(self._rpc_listener.close)
+        self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin, self._limits("admin")))
         log.info("sidecar.started", port=self.port, admin_port=self.admin_port, grpc_port=self.grpc_port)
 
     async def drain(self) -> None:

@@ -238,7 +238,7 @@ class ToolFields(Body):
     scope_id: ScopeId = "global"
     """`global`, or `agent:ID` for an agent's own tool, which hides the global one of its name."""
     url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
-    """Where it listens: http or https."""
+    """Where it listens: http, https, grpc or grpcs."""
     auth: Annotated[ToolAuth | None, BeforeValidator(_not_null)] = None
     """How calls are signed; left out, they are as before, and new tools get calls without signatures."""
     timeout_ms: Annotated[int, Field(ge=250, le=120_000)] | None = None
