@@ -170,6 +170,27 @@ async def test_top_goes_on_when_the_api_is_away_for_a_while(interlock_dev: Start
         assert await top.ended() == 130
 
 
+async def test_top_ends_with_a_word_on_a_whole_terminal_when_its_key_is_revoked(scene: Scene) -> None:
+    made = await scene.ask("POST", "/v1/keys", {"role": "viewer"})
+    async with Terminal("top", "-i", "0.2", settings=settings(scene.first, made["key"])) as top:
+        await top.until("calls/min")
+        await scene.ask("DELETE", f"/v1/keys/{made['key_id']}")
+        assert await top.ended() == 1
+        restored = top.shown.rindex("\x1b[?1049l")
+        assert top.shown.index("Invalid API key") > restored
+        assert top.shown.rindex("\x1b[?25h") > top.shown.rindex("\x1b[?25l")
+
+
+@pytest.mark.parametrize("size", [(20, 3), (1, 1), (300, 100)], ids=str)
+async def test_top_bears_any_size_of_a_terminal(scene: Scene, size: tuple[int, int]) -> None:
+    async with Terminal("top", "-i", "0.2", settings=settings(scene.first), size=size) as top:
+        shown = await top.until("\x1b[H", after=await top.until("\x1b[?25l"))
+        await top.until("\x1b[H", after=shown)
+        top.type(CTRL_C)
+        assert await top.ended() == 130
+        assert "Traceback" not in top.shown
+
+
 # calls follow, audit tail
 
 
