@@ -63,14 +63,10 @@ class Link:
 
 
 def files_of(named: Sequence[Path]) -> list[Path]:
-    """The files that are meant, in their order; of a folder all that an exporter has written there, by name."""
-    found: list[Path] = []
-    for path in named:
-        if path.is_dir():
-            found += sorted(file for file in path.glob("audit-*.jsonl*") if file.suffix in {".jsonl", ".gz"})
-        else:
-            found.append(path)
-    return found
+    """The files that are meant, in their order. Of folders, all that exporters have written there, by time."""
+    folders = [path for path in named if path.is_dir()]
+    found = [file for folder in folders for file in folder.glob("audit-*.jsonl*") if file.suffix in {".jsonl", ".gz"}]
+    return [*sorted(found, key=lambda file: file.name), *(path for path in named if path not in folders)]
 
 
 def lines_of(file: Path) -> Iterator[tuple[Place, bytes]]:

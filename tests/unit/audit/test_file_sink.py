@@ -60,16 +60,19 @@ def sink_on(folder: Path, clock: Clock | None = None, **settings: int) -> FileSi
     return FileSink(FileSettings(folder=folder, **settings), clock or Clock())
 
 
-async def test_lines_go_on_where_they_ended_and_nobody_else_may_read_them(tmp_path: Path) -> None:
+async def test_each_exporter_begins_a_file_of_its_own_that_nobody_else_may_read(tmp_path: Path) -> None:
     folder = tmp_path / "deep" / "audit"
     for _ in range(2):
         sink = sink_on(folder)
-        await sink.deliver(BATCH)
+        for _ in range(2):
+            await sink.deliver(BATCH)
         await sink.close()
-    (file,) = files(folder)
-    assert file.name == "audit-20260101T000000000Z.jsonl"
-    assert file.read_bytes() == b'{"n":1}\n{"n":2}\n' * 2
-    assert (folder.stat().st_mode & 0o777, file.stat().st_mode & 0o777) == (0o700, 0o600)
+    names = [file.name for file in files(folder)]
+    assert names == ["audit-20260101T000000000Z.jsonl", "audit-20260101T000000001Z.jsonl"]
+    assert folder.stat().st_mode & 0o777 == 0o700
+    for file in files(folder):
+        assert file.read_bytes() == b'{"n":1}\n{"n":2}\n' * 2
+        assert file.stat().st_mode & 0o777 == 0o600
 
 
 @pytest.mark.parametrize("torn", [b'{"n":3', b"x" * 200_000, b'{"n":3}\n{"n":'])
@@ -82,7 +85,8 @@ async def test_a_torn_line_is_cut_off_and_whole_ones_are_kept(tmp_path: Path, to
         broken.write(torn)
     await sink.deliver([b'{"n":4}'])
     whole = torn[: torn.rfind(b"\n") + 1]
-    assert file.read_bytes() == b'{"n":1}\n{"n":2}\n' + whole + b'{"n":4}\n'
+    assert file.read_bytes() == b'{"n":1}\n{"n":2}\n' + whole
+    assert files(tmp_path)[1].read_bytes() == b'{"n":4}\n'
     await sink.close()
 
 

@@ -134,6 +134,19 @@ def test_files_may_be_compressed_and_folders_named(tmp_path: Path) -> None:
     assert proved(verify(files_of([tmp_path]), [PUBLIC])) == [("bot-1", 1, 8, 8)]
 
 
+def test_files_of_exporters_that_took_turns_are_put_together_by_their_names(tmp_path: Path) -> None:
+    whole = trail()
+    here, there = tmp_path / "here", tmp_path / "there"
+    for folder, name, content in (
+        (here, "audit-20260101T000000000Z.jsonl", whole[:3]),
+        (there, "audit-20260101T000001000Z.jsonl", whole[2:5]),
+        (here, "audit-20260101T000002000Z.jsonl", whole[5:]),
+    ):
+        folder.mkdir(exist_ok=True)
+        (folder / name).write_bytes(b"".join(line + b"\n" for line in content))
+    assert proved(verify(files_of([there, here]), [PUBLIC])) == [("bot-1", 1, 8, 8)]
+
+
 # What is not.
 
 

@@ -67,18 +67,19 @@ class FileSink:
     def _open(self) -> None:
         folder = self._settings.folder
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._take_lock(folder)
+        taken_now = self._lock is None
+        if taken_now:
+            self._take_lock(folder)
         newest = max((found.name for found in folder.iterdir() if NAME.fullmatch(found.name)), default=None)
-        if newest is None:
+        if newest is not None:
+            self._file = os.open(folder / newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            self._begun_ms = _ms_of(newest)
+            self._size = self._whole_lines(self._file, newest)
+        if newest is None or (taken_now and self._size):
+            # Another exporter may have worked meanwhile, in another folder: by their names, files stay in order.
             self._begin()
-            return
-        self._file = os.open(folder / newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-        self._begun_ms = _ms_of(newest)
-        self._size = self._whole_lines(self._file, newest)
 
     def _take_lock(self, folder: Path) -> None:
-        if self._lock is not None:
-            return
         lock = os.open(folder / ".lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

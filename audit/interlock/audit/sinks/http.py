@@ -44,7 +44,7 @@ class HttpSink:
         try:
             async with asyncio.timeout(self._settings.timeout_ms / 1000):
                 status, headers = await self._post(body)
-        except (httpx.HTTPError, OSError) as error:  # TimeoutError is an OSError
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:  # TimeoutError is an OSError
             raise SinkUnavailableError(f"{self._settings.shown_url}: {type(error).__name__}") from error
         if status in REFUSALS:
             raise SinkRefusedError(f"{self._settings.shown_url} answered {status}")
