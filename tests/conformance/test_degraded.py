@@ -155,6 +155,21 @@ async def test_a_call_that_runs_elsewhere_under_its_key_is_left_alone(store: Sto
     assert await account(store) == (2, PRICE)
 
 
+@pytest.mark.parametrize(("outcome", "actions"), [(Outcome.NOT_SENT, 1), (Outcome.REJECTED, 2)])
+@pytest.mark.parametrize("cost", [PRICE // 2, PRICE, 2 * PRICE])
+async def test_if_that_comes_to_nothing_the_money_of_the_one_that_went_through_stays(
+    store: Store, outcome: Outcome, actions: int, cost: int
+) -> None:
+    running = await execute(store)
+    await store.ledger.record_degraded(degraded(cost_micros=cost))
+    assert await account(store) == (2, max(cost, PRICE))
+    await store.ledger.settle(running, outcome, None, "", event="settlement", facts="{}")
+    assert await account(store) == (actions, cost)
+    # A retry is another action, and no second charge.
+    assert (await decide(store)).verdict == "EXECUTE"
+    assert await account(store) == (actions + 1, max(cost, PRICE))
+
+
 async def test_one_whose_lease_ran_out_is_settled_by_it_and_its_own_late_word_changes_nothing(
     store: Store, raw: Redis
 ) -> None:

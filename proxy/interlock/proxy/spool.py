@@ -26,6 +26,7 @@ log = structlog.get_logger()
 Kept: TypeAlias = pb.SettleRequest | pb.RecordDegradedRequest
 
 KINDS: dict[str, type[Kept]] = {".settlement": pb.SettleRequest, ".degraded": pb.RecordDegradedRequest}
+PART = ".part"
 REJECTED = "rejected"
 PASSING = frozenset({Kind.INTERNAL, Kind.EXHAUSTED, Kind.UNAUTHENTICATED, Kind.DENIED})
 """Failures that may pass: among them a wrong sidecar token, which is no fault of the settlement."""
@@ -93,6 +94,8 @@ class Spool:
     def _open(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
+        for unfinished in self._folder.glob(f"*{PART}"):  # its process died in writing it, and told nobody of it
+            unfinished.unlink(missing_ok=True)
         left = [path for path in self._folder.iterdir() if path.suffix in KINDS]
         for path in sorted(left, key=lambda path: path.stat().st_mtime):
             try:
@@ -103,7 +106,7 @@ class Spool:
                 log.error("spool.read_failed", file=str(path), error=str(error))  # noqa: TRY400 - the message says it all
 
     def _write(self, name: str, content: bytes) -> None:
-        part = self._folder / f"{name}.part"
+        part = self._folder / f"{name}{PART}"
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600), "wb") as file:
             file.write(content)
             file.flush()

@@ -318,3 +318,9 @@ async def test_no_link_in_the_folder_is_followed(folder: Path, tmp_path: Path) -
         with pytest.raises(OSError, match="symbolic"):
             await spool.begin(unjudged("call_1"))
     assert not (tmp_path / "elsewhere").exists()
+
+
+async def test_what_a_former_process_did_not_finish_writing_is_cleared_away(folder: Path) -> None:
+    put(folder, "call_1.degraded.part", b"\x0a")
+    async with spooling(folder, Recording()):
+        assert files(folder) == []

@@ -67,6 +67,12 @@ elseif settled then
   redis.call('HSET', call, 'state', 'open', 'outcome', outcome, 'due', '0', 'charged', int(before + charged))
   redis.call('PEXPIRE', call, was.ambiguous == '1' and int(ttl_ms) or FREED_TTL_MS)
 end
+if not settled and same and happened and (was.state == 'in_flight' or was.state == 'unknown') then
+  -- Another try under this key goes on. Should it come to nothing, this one still has happened, and has cost.
+  local total, earlier = before + charged, before - tonumber(was.due)
+  redis.call('HSET', call, 'ambiguous', '1', 'charged', int(total), 'due',
+    int(math.max(0, total - math.max(cost, earlier))))
+end
 if settled then
   redis.call('ZREM', open, key)
   if was.waiters and was.call_id then redis.call('PUBLISH', ARGV[21], was.call_id) end
