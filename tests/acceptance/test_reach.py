@@ -61,6 +61,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("POST", "/v1/namespaces/taken-over", {"plan": "unlimited"}),
         ("DELETE", "/v1/namespaces/default", None),
         ("GET", "/v1/plans", None),
+        ("GET", "/v1/changes", None),
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),
     ]
 
@@ -142,6 +143,7 @@ async def test_a_role_ends_where_the_next_one_begins(scene: Scene, role: str, to
             ("POST", "/v1/switches/global", {"pulled": True}),
             ("GET", "/v1/namespaces", None),
             ("GET", "/v1/namespaces/other", None),
+            ("GET", "/v1/changes?scope=global", None),
             ("POST", "/v1/namespaces/default", {"plan": "unlimited"}),
             ("DELETE", "/v1/namespaces/other", None),
         ],

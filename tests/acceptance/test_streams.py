@@ -91,6 +91,22 @@ async def test_a_pulled_switch_ends_a_stream_so_that_the_agent_can_tell(scene: S
     assert [event["verdict"] for event in await scene.events("settlement")] == ["AMBIGUOUS"]
 
 
+async def test_a_revoked_key_ends_the_streams_that_were_let_through_under_it(scene: Scene, tool: Tool) -> None:
+    tap = Tap()
+    name = await scene.register(tool.does(streams(tap, EVENT_STREAM)).url, timeout_ms=60_000)
+    made = await scene.ask("POST", "/v1/keys", {"role": "agent", "agent_id": scene.agent})
+    mine = {"Authorization": f"Bearer {made['key']}", "Interlock-Agent": ""}
+    tap.let_out(b"data: 1\n\n")
+    async with scene.calling(name, {"follow": 1}, headers=mine) as arriving:
+        await arriving.head()
+        assert await arriving.piece() == b"data: 1\n\n"
+        await scene.ask("DELETE", f"/v1/keys/{made['key_id']}", at=scene.second)
+        rest = await arriving.rest()
+    assert (rest.body, rest.whole) == (b"", False)
+    (settled,) = await scene.events("settlement")
+    assert (settled["verdict"], settled["reason"]) == ("AMBIGUOUS", "invalid_key")
+
+
 # The last byte
 
 

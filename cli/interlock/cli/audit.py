@@ -35,6 +35,22 @@ def show(
 
 
 @app.command()
+def changes(
+    *,
+    everywhere: Annotated[bool, typer.Option("--global", help="Of the global switch; takes an admin's key.")] = False,
+    after: Annotated[int, typer.Option(min=0, help="Only events with a greater seq.")] = 0,
+    limit: Annotated[int, typer.Option(min=1, max=MAX_LISTED, help="At most so many.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Show what was changed above the agents: namespace, tools, keys and switches, and by which key."""
+    scope = "global" if everywhere else "namespace"
+    with connected() as api:
+        events = api.get("changes", scope=scope, after_seq=after, limit=limit)
+    rows = events if as_json else [event | {"key_id": event["facts"].get("key_id")} for event in events]
+    show_rows(rows, ("seq", "at", "type", "tool", "verdict", "reason", "key_id", "facts"), as_json=as_json)
+
+
+@app.command()
 def tail(
     agent: Annotated[
         str | None, typer.Option(help="Only of this agent; without, of all.", autocompletion=agent_names)

@@ -74,6 +74,7 @@ EXAMPLES: Mapping[Path, tuple[str, ...]] = {
     ),
     ("audit",): ("interlock audit tail --follow", "interlock audit show --agent shopper"),
     ("audit", "show"): ("interlock audit show --agent shopper --after 100 --limit 1000 --json",),
+    ("audit", "changes"): ("interlock audit changes --namespace team-a", "interlock audit changes --global --json"),
     ("audit", "tail"): ("interlock audit tail -n 20", "interlock audit tail --agent shopper --follow --json"),
     ("audit", "export"): (
         "interlock audit export --agent shopper",

@@ -343,6 +343,9 @@ class Directory(Protocol):
     async def namespace(self, name: str) -> Namespace:
         """Its record; revision 0 without one."""
 
+    async def trail(self, namespace: str | None, *, after_seq: int, limit: int) -> Sequence[Event]:
+        """What was changed in a namespace (None: of the global switch), in the order of its seq."""
+
     async def namespaces(self) -> Sequence[Namespace]:
         """All that have a record, deleted ones included, by name."""
 

@@ -12,6 +12,7 @@ from interlock.policy.model import (
     DEFAULT_NAMESPACE,
     ApiKey,
     Epochs,
+    Event,
     Identity,
     Namespace,
     Role,
@@ -34,7 +35,7 @@ from interlock.store.documents import (
 )
 from interlock.store.pipe import Argument, Command
 from interlock.store.settings import OLDEST
-from interlock.store.trails import RedisTrails
+from interlock.store.trails import RedisTrails, event_of
 
 _VERSION = re.compile(rb"redis_version:(\d+)\.(\d+)")
 
@@ -208,6 +209,12 @@ class RedisDirectory:
     async def namespace(self, name: str) -> Namespace:
         (fields,) = await self._redis.ask("namespace", ("HGETALL", keys.of_namespace(name, "namespace")))
         return _namespace(name, fields)
+
+    async def trail(self, namespace: str | None, *, after_seq: int, limit: int) -> Sequence[Event]:
+        at = keys.of_namespace(namespace or keys.WORLD, "audit")
+        (entries,) = await self._redis.ask("trail", ("XRANGE", at, f"{after_seq + 1}", "+", "COUNT", limit))
+        nobody = Scope(namespace or "", "")
+        return [event_of(nobody, entry, fields) for entry, fields in entries]
 
     async def namespaces(self) -> Sequence[Namespace]:
         (members,) = await self._redis.ask("namespaces", ("SMEMBERS", keys.of_namespace(keys.WORLD, "namespaces")))

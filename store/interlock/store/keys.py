@@ -13,7 +13,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `degraded:<id>` | string | that an attempt was put on record unjudged    | 31 days                            |
 | `minutes`      | hash   | counters of 61 minutes                         | 84 minutes                         |
 | `hours`        | hash   | counters of 169 hours                          | 192 hours                          |
-| `days`         | hash   | counters of 8 UTC days                         | 31 days                            |
+| `days`         | hash   | counters of 8 UTC days and of 3 months         | 31 days                            |
 | `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
 | `folds`        | hash   | refusals of a minute, counted                  | till read, 400 days after the last |
 | `export`       | hash   | how far each sink has got, points of the chain | 400 days after the last export     |

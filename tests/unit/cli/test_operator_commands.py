@@ -1,4 +1,6 @@
+import inspect
 import json
+import re
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -9,7 +11,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from interlock.cli import agents, audit, calls, keys, policies, switch, tools
+from interlock.cli import agents, audit, calls, keys, namespaces, policies, switch, tools
 from interlock.cli.client import FAILED, MAX_LISTED, NOT_FOUND, UNREACHABLE, USAGE
 from interlock.proxy.api.models import ListQuery
 
@@ -22,6 +24,7 @@ class FakeApi:
 
     asked: list[tuple[str, str, object]] = field(default_factory=list)
     authorization: str = ""
+    namespace: str | None = None
     status: int = 200
     answer: Any = field(default_factory=dict)
 
@@ -35,6 +38,7 @@ def api(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeApi]:
             raw = self.rfile.read(int(self.headers.get("Content-Length", 0)))
             fake.asked.append((self.command, self.path, json.loads(raw) if raw else None))
             fake.authorization = self.headers["Authorization"]
+            fake.namespace = self.headers["Interlock-Namespace"]
             body = json.dumps(fake.answer).encode()
             self.send_response(fake.status)
             self.send_header("Content-Length", str(len(body)))
@@ -68,6 +72,52 @@ def test_a_new_key_is_printed_for_programs(api: FakeApi) -> None:
     assert (code, json.loads(out)["key"]) == (0, KEY)
     assert api.asked == [("POST", "/v1/keys", {"role": "agent", "agent_id": "billing", "label": ""})]
     assert api.authorization == f"Bearer {KEY}"
+
+
+def test_a_command_acts_in_the_namespace_that_it_is_told(api: FakeApi, monkeypatch: pytest.MonkeyPatch) -> None:
+    api.answer = []
+    seen = []
+    for arguments in (["list"], ["list", "--namespace", "team-a"], ["list"]):
+        assert run(keys.app, *arguments)[0] == 0
+        seen.append(api.namespace)
+    monkeypatch.setenv("INTERLOCK_NAMESPACE", "team-b")
+    for arguments in (["list"], ["list", "--namespace", "team-a"]):
+        assert run(keys.app, *arguments)[0] == 0
+        seen.append(api.namespace)
+    assert seen == [None, "team-a", None, "team-b", "team-a"]
+
+
+def test_every_command_of_every_group_takes_a_namespace() -> None:
+    for app in (agents.app, calls.app, keys.app, policies.app, switch.app, tools.app):
+        for command in app.registered_commands:
+            assert command.callback is not None
+            assert "namespace" in inspect.signature(command.callback).parameters, command.callback
+
+
+def test_a_namespace_that_no_header_could_carry_is_wrong_usage(api: FakeApi) -> None:
+    code, _, err = run(keys.app, "list", "--namespace", "team\n-a")
+    assert (code, api.asked) == (USAGE, [])
+    assert "1-63 of a-z 0-9 -" in err
+
+
+def test_a_namespace_is_put_from_a_file_with_flags_over_it(api: FakeApi, tmp_path: Path) -> None:
+    api.answer = {"name": "team-a", "limits": {"name": "pro", "tools": 10}, "usage": {"runs": 3}}
+    file = tmp_path / "team.yaml"
+    file.write_text("plan: pro\ndefault_policy: {blocked_tools: [x]}\n")
+    code, out, _ = run(namespaces.app, "put", "team-a", "-f", str(file), "--description", "the first")
+    assert code == 0
+    body = {"plan": "pro", "default_policy": {"blocked_tools": ["x"]}, "description": "the first"}
+    assert api.asked == [("POST", "/v1/namespaces/team-a", body)]
+    assert re.search(r"limit of tools +10", out)
+    assert re.search(r"used: runs +3", out)
+    run(namespaces.app, "delete", "team-a", "--force", "--json")
+    assert api.asked[1] == ("DELETE", "/v1/namespaces/team-a?force=true", None)
+
+
+def test_a_switch_names_what_it_stops(api: FakeApi) -> None:
+    run(switch.app, "on", "--scope", "tool", "--name", "charge", "--scope-id", "agent:a", "--reason", "broken")
+    body = {"pulled": True, "reason": "broken", "name": "charge", "scope_id": "agent:a"}
+    assert api.asked == [("POST", "/v1/switches/tool", body)]
 
 
 def test_people_see_a_key_whole_too(api: FakeApi) -> None:

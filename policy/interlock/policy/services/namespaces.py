@@ -6,21 +6,23 @@ from dataclasses import replace
 import structlog
 
 from interlock.governance.errors import ConflictError, InvalidRequestError, NotFoundError
+from interlock.governance.v1 import admin_pb2, namespaces_pb2_grpc
 from interlock.governance.v1 import namespaces_pb2 as pb
-from interlock.governance.v1 import namespaces_pb2_grpc
 from interlock.policy import access, policies
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import DEFAULT_NAMESPACE, DefaultPolicy, DefaultRule, Identity, Namespace, Role
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Directory, Quotas
 from interlock.policy.runs import month_end_ms
-from interlock.policy.services.messages import policy_message, policy_of
+from interlock.policy.services.messages import event_message, policy_message, policy_of
 from interlock.policy.services.rpc import Caller, rpc
 
 log = structlog.get_logger(__name__)
 
 MAX_DESCRIPTION = 512
 ATTEMPTS = 5
+MAX_LISTED = 1000
+DEFAULT_LISTED = 100
 
 
 class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
@@ -94,6 +96,21 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
     async def ListPlans(self, request: pb.ListPlansRequest, caller: Caller) -> pb.ListPlansResponse:  # noqa: N802, ARG002 - the contract's name and shape
         access.require(await self._knowledge.authenticate(caller.credential), Role.VIEWER)
         return pb.ListPlansResponse(plans=[plan_message(plan) for plan in self._plans])
+
+    @rpc
+    async def ListChanges(self, request: pb.ListChangesRequest, caller: Caller) -> admin_pb2.ListEventsResponse:  # noqa: N802 - the contract's name
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.ADMIN if request.everywhere else Role.VIEWER)
+        if request.after_seq < 0:
+            raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
+        if not 0 <= request.limit <= MAX_LISTED:
+            raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_LISTED}", field="limit")
+        events = await self._directory.trail(
+            None if request.everywhere else identity.namespace,
+            after_seq=request.after_seq,
+            limit=request.limit or DEFAULT_LISTED,
+        )
+        return admin_pb2.ListEventsResponse(events=[event_message(event) for event in events])
 
     async def _admin(self, caller: Caller) -> Identity:
         """Which namespace is meant is told by each request here, so the header is not looked at."""

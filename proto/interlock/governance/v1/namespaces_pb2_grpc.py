@@ -3,6 +3,7 @@
 import grpc
 import warnings
 
+from interlock.governance.v1 import admin_pb2 as interlock_dot_governance_dot_v1_dot_admin__pb2
 from interlock.governance.v1 import namespaces_pb2 as interlock_dot_governance_dot_v1_dot_namespaces__pb2
 
 GRPC_GENERATED_VERSION = '1.85.1'
@@ -60,6 +61,11 @@ class NamespacesStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListPlansRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListPlansResponse.FromString,
                 _registered_method=True)
+        self.ListChanges = channel.unary_unary(
+                '/interlock.governance.v1.Namespaces/ListChanges',
+                request_serializer=interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListChangesRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
+                _registered_method=True)
 
 
 class NamespacesServicer:
@@ -103,6 +109,13 @@ class NamespacesServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ListChanges(self, request, context):
+        """What was changed above the agents, in the order of a `seq` that is gapless in each namespace. Needs `viewer`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_NamespacesServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -130,6 +143,11 @@ def add_NamespacesServicer_to_server(servicer, server):
                     servicer.ListPlans,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListPlansRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListPlansResponse.SerializeToString,
+            ),
+            'ListChanges': grpc.unary_unary_rpc_method_handler(
+                    servicer.ListChanges,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListChangesRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -268,6 +286,33 @@ class Namespaces:
             '/interlock.governance.v1.Namespaces/ListPlans',
             interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListPlansRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListPlansResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ListChanges(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Namespaces/ListChanges',
+            interlock_dot_governance_dot_v1_dot_namespaces__pb2.ListChangesRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_admin__pb2.ListEventsResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -9,6 +9,7 @@ services, and those of admin.proto, by the metadata `interlock-namespace`; nobod
 
 from collections import abc as _abc
 from grpc import aio as _aio
+from interlock.governance.v1 import admin_pb2 as _admin_pb2
 from interlock.governance.v1 import namespaces_pb2 as _namespaces_pb2
 import abc as _abc_1
 import grpc as _grpc
@@ -51,6 +52,8 @@ class NamespacesStub:
     """
     ListPlans: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.ListPlansRequest, _namespaces_pb2.ListPlansResponse]
     """The plans that this engine knows, by name. Needs `viewer`."""
+    ListChanges: _grpc.UnaryUnaryMultiCallable[_namespaces_pb2.ListChangesRequest, _admin_pb2.ListEventsResponse]
+    """What was changed above the agents, in the order of a `seq` that is gapless in each namespace. Needs `viewer`."""
 
 @_typing.type_check_only
 class NamespacesAsyncStub(NamespacesStub):
@@ -71,6 +74,8 @@ class NamespacesAsyncStub(NamespacesStub):
     """
     ListPlans: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.ListPlansRequest, _namespaces_pb2.ListPlansResponse]  # type: ignore[assignment]
     """The plans that this engine knows, by name. Needs `viewer`."""
+    ListChanges: _aio.UnaryUnaryMultiCallable[_namespaces_pb2.ListChangesRequest, _admin_pb2.ListEventsResponse]  # type: ignore[assignment]
+    """What was changed above the agents, in the order of a `seq` that is gapless in each namespace. Needs `viewer`."""
 
 class NamespacesServicer(metaclass=_abc_1.ABCMeta):
     """Namespaces. Needs `admin`; `viewer` sees its own."""
@@ -118,5 +123,13 @@ class NamespacesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_namespaces_pb2.ListPlansResponse, _abc.Awaitable[_namespaces_pb2.ListPlansResponse]]:
         """The plans that this engine knows, by name. Needs `viewer`."""
+
+    @_abc_1.abstractmethod
+    def ListChanges(
+        self,
+        request: _namespaces_pb2.ListChangesRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.ListEventsResponse, _abc.Awaitable[_admin_pb2.ListEventsResponse]]:
+        """What was changed above the agents, in the order of a `seq` that is gapless in each namespace. Needs `viewer`."""
 
 def add_NamespacesServicer_to_server(servicer: NamespacesServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

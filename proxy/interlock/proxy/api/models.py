@@ -413,6 +413,11 @@ class EventsQuery(ListQuery):
     after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
 
 
+class ChangesQuery(ListQuery):
+    scope: Literal["namespace", "global"] = "namespace"
+    after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
+
+
 class FollowQuery(Query):
     agent_id: AgentId | None = None
     cursor: Annotated[str, StringConstraints(pattern=r"^[a-z][0-9]{1,16}$")] | None = None

@@ -1,7 +1,8 @@
 """`/v1/namespaces` and `/v1/plans`: who shares this Interlock, and what each may use of it."""
 
 from interlock.governance.v1 import namespaces_pb2 as pb
-from interlock.proxy.api.models import NAMESPACE, ForceQuery, NamespaceBody, NamespacesQuery, PolicyBody
+from interlock.proxy.api.audit import event_json
+from interlock.proxy.api.models import NAMESPACE, ChangesQuery, ForceQuery, NamespaceBody, NamespacesQuery, PolicyBody
 from interlock.proxy.api.policies import policy_json, policy_of
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
@@ -36,6 +37,12 @@ async def delete(visit: Visit) -> object:
 async def plans(visit: Visit) -> object:
     listed = await visit.ask(visit.api.namespaces.ListPlans, pb.ListPlansRequest())
     return [plan_json(plan) for plan in listed.plans]
+
+
+async def changes(visit: Visit) -> object:
+    query = visit.query(ChangesQuery)
+    asked = pb.ListChangesRequest(everywhere=query.scope == "global", after_seq=query.after_seq, limit=query.limit)
+    return [event_json(event) for event in (await visit.ask(visit.api.namespaces.ListChanges, asked)).events]
 
 
 def namespace_json(namespace: pb.Namespace) -> dict[str, object]:

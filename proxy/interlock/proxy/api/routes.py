@@ -49,6 +49,7 @@ TABLE: tuple[tuple[str, str, Answering], ...] = (
     ("POST", "/v1/namespaces/{namespace}", namespaces.put),
     ("DELETE", "/v1/namespaces/{namespace}", namespaces.delete),
     ("GET", "/v1/plans", namespaces.plans),
+    ("GET", "/v1/changes", namespaces.changes),
 )
 
 FOLLOW = ("GET", "/v1/audit/follow", following.follow)
