@@ -104,6 +104,15 @@ async def test_applied_again_nothing_changes_and_a_dry_run_changes_nothing(
     assert (would.code, would.actions) == (5, {scene.agent: "create", repository.tool: "create"})
     assert await state(scene) == before
 
+    people = (await repository.apply("--dry-run")).out
+    told = [line.strip() for line in people.splitlines()]
+    assert told[told.index(f"+ tool {repository.tool}") + 1 :] == [
+        "url: http://127.0.0.1:9/",
+        "upstream_credential.type: header",
+        "upstream_credential.header: X-Key",
+        "secret: set",
+        "would be: 2 created, 0 unchanged",
+    ]
     first = await repository.apply("--detailed-exitcode", "--json")
     assert (first.code, first.actions) == (5, would.actions)
     after = await state(scene)

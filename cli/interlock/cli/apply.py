@@ -55,24 +55,28 @@ def apply(
     if not file:
         raise typer.BadParameter("name a file or a folder: -f PATH")
     how = {"dry_run": dry_run, "prune": prune, "force": force}
-    answer = _applied(_tree(file, owner), how)
+    tree = _tree(file, owner)
+    answer = _applied(tree, how)
     changed = [change for change in answer["changes"] if change["action"] != "unchanged"]
     if as_json:
         show_json(answer)
     else:
-        typer.echo("\n".join(report(answer["changes"], dry_run=dry_run)))
+        typer.echo("\n".join(report(answer["changes"], tree["tools"], dry_run=dry_run)))
     if any(change["action"] == "conflict" for change in changed):
         raise typer.Exit(FAILED)
     if detailed_exitcode and changed:
         raise typer.Exit(CHANGES)
 
 
-def report(changes: Sequence[Change], *, dry_run: bool) -> Iterator[str]:
-    """What was, or would be, changed: a line for each thing, one below it for each field, and the sum."""
+def report(changes: Sequence[Change], tools: Mapping[str, Any], *, dry_run: bool) -> Iterator[str]:
+    """What was, or would be, changed: a line for each thing, one below it for each field, and the sum.
+
+    Of a new tool only what its file says of it is told, not all that it has by default.
+    """
     for change in changes:
         if change["action"] != "unchanged":
             yield f"{_SIGNS[change['action']]} {_name(change)}{_about(change)}"
-            yield from (f"    {line}" for line in _lines(change))
+            yield from (f"    {line}" for line in _lines(change, tools.get(_key(change), {})))
         if change.get("held_off"):
             yield f"! {_name(change)}: stays off, it was disabled by hand; interlock tools enable lifts that"
     count = Counter(change["action"] for change in changes)
@@ -87,23 +91,28 @@ def _about(change: Change) -> str:
     return " (managed by another owner)" if action == "conflict" else ""
 
 
-def _lines(change: Change) -> Iterator[str]:
+def _lines(change: Change, written: Mapping[str, Any]) -> Iterator[str]:
     created = change["action"] == "create"
     for field in change["fields"]:
         if "changed" in field:
             yield f"{field['field']}: {'set' if created else 'changed'}"
         elif not created:
             yield f"{field['field']}: {cell(field['before'])} → {cell(field['after'])}"
-        elif field["after"] not in (None, "", [], False):
+        elif change["kind"] == "policy" or field["field"].partition(".")[0] in written:
             yield f"{field['field']}: {cell(field['after'])}"
 
 
 def _name(change: Change) -> str:
+    return f"{change['kind']} {_key(change)}"
+
+
+def _key(change: Change) -> str:
+    """As a file names it."""
     scope = change.get("scope_id", "global")
-    return f"{change['kind']} {change['name'] if scope == 'global' else scope + '/' + change['name']}"
+    return str(change["name"] if scope == "global" else f"{scope}/{change['name']}")
 
 
-def _tree(paths: Sequence[Path], owner: str) -> Mapping[str, object]:
+def _tree(paths: Sequence[Path], owner: str) -> Mapping[str, Any]:
     """What the files say as the API takes it. A problem ends the command."""
     from interlock.cli import manifest
     from interlock.cli.references import References

@@ -33,6 +33,10 @@ MAX_FILES = 1000
 SECTIONS = ("tools", "policies")
 SUFFIXES = (".yaml", ".yml")
 _PLACEHOLDER = "a-secret-that-could-not-be-had"
+_LENGTHS = {
+    **dict.fromkeys(("too_short", "string_too_short"), "too short"),
+    **dict.fromkeys(("too_long", "string_too_long"), "too long"),
+}
 _HINTS = {
     "bool_type": "; YAML's are true and false",
     "string_type": "; put it in quotes",
@@ -244,9 +248,17 @@ def _key(section: str, name: str, entry: Manifest) -> Key:
 def _problem(source: Source, detail: ErrorDetails) -> Problem:
     path = tuple(part for part in detail["loc"] if part != "[key]")
     message = detail["msg"].removeprefix("Value error, ") + _HINTS.get(detail["type"], "")
+    if detail["type"] in _LENGTHS and is_reference(_at(source.document.tree, path)):
+        message = f"the secret is {_LENGTHS[detail['type']]}"  # and not by how much
     if detail["type"] == "extra_forbidden" and "Extra" in message:
         message = unknown_key(Manifest, path)
     return source.problem(path, message)
+
+
+def _at(tree: Tree, path: yaml_tree.Path) -> Tree:
+    for key in path:
+        tree = tree.get(key) if isinstance(tree, Mapping) else None
+    return tree
 
 
 def _resolved(source: Source, references: References | None, gathered: _Gathered) -> dict[str, Tree]:

@@ -183,7 +183,7 @@ def test_what_a_reference_gives_is_judged_and_not_shown(tmp_path: Path) -> None:
     folder = written(tmp_path, a=f"tools: {{a: {{url: '{URL}', auth: {{secret: env:SHORT}}}}}}")
     with pytest.raises(ConfigurationError) as refused:
         load([folder], references=References({"SHORT": "hunter2"}))
-    assert "tools.a.auth.secret" in refused.value.message
+    assert "tools.a.auth.secret: the secret is too short" in refused.value.message
     assert "hunter2" not in refused.value.message
     assert refused.value.__cause__ is None
 
