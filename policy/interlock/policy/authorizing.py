@@ -4,12 +4,10 @@ The ledger is asked with rulings that rest on remembered policy and switches. If
 used: the policy is learned, or the decision withdrawn, and the call is judged again.
 """
 
-from dataclasses import replace
-
 import orjson
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
-from interlock.governance.values import dataclass
+from interlock.governance.values import dataclass, replace
 from interlock.policy import access, credentials, rules
 from interlock.policy.knowledge import Knowledge, Standing
 from interlock.policy.model import (

@@ -6,11 +6,11 @@ tells when one has moved. What is remembered for a namespace is forgotten togeth
 
 import asyncio
 import time
-from dataclasses import field, replace
+from dataclasses import field
 from typing import Protocol
 
 from interlock.governance.errors import NotFoundError, UnauthenticatedError
-from interlock.governance.values import dataclass
+from interlock.governance.values import dataclass, replace
 from interlock.policy import access, credentials
 from interlock.policy.credentials import Credential
 from interlock.policy.model import Epochs, Identity, Role, Scope, Snapshot, VersionedPolicy

@@ -1,8 +1,8 @@
 """A tool's answer as it comes."""
 
-from dataclasses import replace
 from hashlib import sha256
 
+from interlock.governance.values import replace
 from interlock.proxy.call import Forwarded
 
 

@@ -3,13 +3,13 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import replace
 from typing import Any
 
 import structlog
 
 from interlock.governance.errors import InterlockError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import replace
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import Call
 from interlock.proxy.credential import Credentials

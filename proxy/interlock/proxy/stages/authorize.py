@@ -3,10 +3,10 @@
 import functools
 import secrets
 import time
-from dataclasses import replace
 
 from interlock.governance.errors import ConflictError, InterlockError, NotFoundError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import replace
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Lease
 from interlock.proxy.engine import EngineClient

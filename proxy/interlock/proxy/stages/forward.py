@@ -3,7 +3,6 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import count
@@ -12,6 +11,7 @@ import structlog
 
 from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import replace
 from interlock.proxy.body import Body
 from interlock.proxy.breaker import Breakers, CallBreakers
 from interlock.proxy.call import Call, Forwarded

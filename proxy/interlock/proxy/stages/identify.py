@@ -2,10 +2,11 @@
 
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from interlock.governance.errors import InterlockError, NotFoundError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import replace
 from interlock.proxy.call import Ask, Call
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.last_words import LastWords

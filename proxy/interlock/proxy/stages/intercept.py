@@ -2,10 +2,10 @@
 
 import re
 from collections.abc import Sequence
-from dataclasses import replace
 from decimal import Decimal, InvalidOperation
 
 from interlock.governance.errors import InvalidRequestError, UnauthenticatedError
+from interlock.governance.values import replace
 from interlock.proxy.call import WHOLE_DEADLINE, Call, Headers, Incoming
 from interlock.proxy.money import micros_of
 from interlock.proxy.request_errors import MissingKeyError

@@ -1,11 +1,10 @@
 """Settle: tells the engine what became of the call, or, where it cannot be told now, the disk."""
 
-from dataclasses import replace
-
 import structlog
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.values import replace
 from interlock.proxy.call import Call
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.metrics import Metrics

@@ -1,8 +1,8 @@
 """Sign: drafts what the tool is sent. Each try is then signed by itself, since signatures bear its time."""
 
 from collections.abc import Callable
-from dataclasses import replace
 
+from interlock.governance.values import replace
 from interlock.proxy.call import Call
 from interlock.proxy.credential import Credential
 from interlock.proxy.signing import Outgoing, signed_headers
