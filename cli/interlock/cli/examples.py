@@ -45,6 +45,7 @@ EXAMPLES: Mapping[Path, tuple[str, ...]] = {
     ("policies",): ("interlock policies put shopper --max-spend-usd-per-day 50", "interlock policies list"),
     ("policies", "list"): ("interlock policies list",),
     ("policies", "show"): ("interlock policies show shopper",),
+    ("policies", "delete"): ("interlock policies delete shopper",),
     ("policies", "put"): (
         "interlock policies put shopper --allow 'pay*' --max-spend-usd-per-day 50",
         "interlock policies put shopper --price 'pay*=0.25' --max-calls 'pay*=100'",
