@@ -10,7 +10,7 @@ from interlock.proxy.breaker import CallBreakers
 from interlock.proxy.call import Call, Forwarded, Headers
 from interlock.proxy.credential import Credential
 from interlock.proxy.lease import HeldLease, NoLease
-from interlock.proxy.rpc.framing import framed
+from interlock.proxy.rpc.framing import HEAD_BYTES, framed
 from interlock.proxy.rpc.metadata import fields_of, handed_back, metadata_of
 from interlock.proxy.rpc.status import HTTP_STATUS, Code, Ending, outcome_of, retry_after_s
 from interlock.proxy.rpc.upstream import MAX_MESSAGE_BYTES, NoRoomError, Rpc, RpcRequest, RpcUpstream
@@ -88,7 +88,7 @@ class _Reading:
         try:
             await asyncio.wait([following], timeout=STREAM_AFTER_S)
             if following.done() and following.result() is None:
-                body = Body(MAX_MESSAGE_BYTES)
+                body = Body(MAX_MESSAGE_BYTES + HEAD_BYTES)
                 body.add(framed(self._shown(first)))
                 return self._ended(head, body)
             return await self._piecemeal(head, first, following)
@@ -109,7 +109,8 @@ class _Reading:
                     if agent.gone and stream.when() is None:
                         stream.reschedule(asyncio.get_running_loop().time() + MAX_UNHEARD_S)
                     message = await following
-                    following = asyncio.ensure_future(self._rpc.read())
+                    if message is not None:
+                        following = asyncio.ensure_future(self._rpc.read())
         except UpstreamError as error:
             return _broken(head, body, error.reason)
         except TimeoutError:

@@ -28,7 +28,7 @@ def fields_of(metadata: Iterable[tuple[str, str | bytes]]) -> Headers:
 
 
 def metadata_of(fields: Iterable[tuple[str, str]]) -> Metadata:
-    """Fields as gRPC takes them. Errors: `invalid_header` for a `-bin` value that is not base64."""
+    """Fields as gRPC takes them. Errors: `invalid_header` for what is not base64 (`-bin`) or printable ASCII."""
     return tuple((name.lower(), _value(name.lower(), value)) for name, value in fields)
 
 
@@ -52,6 +52,8 @@ def _text(name: str, value: str | bytes) -> str:
 
 def _value(name: str, value: str) -> str | bytes:
     if not name.endswith(_BINARY):
+        if not value.isascii() or not value.isprintable():
+            raise InvalidRequestError("invalid_header", f"the metadata {name} is not printable ASCII", field="headers")
         return value
     try:
         return b64decode(value + "=" * (-len(value) % 4), validate=True)

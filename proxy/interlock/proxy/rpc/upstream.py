@@ -35,6 +35,8 @@ MAX_METADATA_BYTES = 64 * KiB
 MAX_CALLS = 100
 """At a time on one connection: so many streams every server is advised to allow (RFC 9113 6.5.2)."""
 IDLE_S = 60.0
+MAX_LINES = 4096
+"""Places that are known at a time, beside those to which connections stand."""
 
 # What gRPC says of its own accord, in a status that could as well be the tool's. Tests hold these words. A tool that
 # uses them for itself deceives nobody but itself.
@@ -162,13 +164,18 @@ class RpcUpstream:
         try:
             self._destinations.check_url(request.url, schemes=GRPC_SCHEMES)
             place = place_of(request.url)
-            line = self._lines.setdefault(place, _Line(place, self._resolver))
+            line = self._line(place)
             async with asyncio.timeout(min(request.timeout_s, request.deadline - time.monotonic())):
                 return await line.connection()
         except InvalidRequestError as error:
             raise UpstreamError(error.reason, error.message, sent=False) from error
         except TimeoutError as error:
             raise _unreachable() from error
+
+    def _line(self, place: Place) -> "_Line":
+        if place not in self._lines and len(self._lines) >= MAX_LINES:
+            self._lines = {place: line for place, line in self._lines.items() if line.is_used}
+        return self._lines.setdefault(place, _Line(place, self._resolver))
 
 
 class _Line:
@@ -180,6 +187,10 @@ class _Line:
         self._connections: list[_Connection] = []
         self._dialling = asyncio.Lock()
         self._most = MAX_CALLS
+
+    @property
+    def is_used(self) -> bool:
+        return self._dialling.locked() or any(connection.is_good() for connection in self._connections)
 
     async def connection(self) -> "_Connection":
         """One with room for one more call. One at a time is made, as that may be enough for all who wait for it."""

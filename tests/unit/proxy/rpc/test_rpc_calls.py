@@ -470,3 +470,18 @@ async def test_a_tool_that_vanished_in_between_is_no_longer_known(rpc_agent: Rpc
     await rpc_agent.call()
     engine.error = NotFoundError("tool_not_found", "no such tool")
     assert (await rpc_agent.call()).reason == "tool_not_found"
+
+
+async def test_a_message_as_large_as_may_be_comes_whole(rpc_agent: RpcAgent, rpc_tool: RpcTool) -> None:
+    rpc_tool.does(says(b"x" * 16 * 1024 * 1024))
+    answer = await rpc_agent.call()
+    assert (answer.code, [len(message) for message in answer.messages]) == (Code.OK, [16 * 1024 * 1024])
+
+
+async def test_a_credential_that_is_no_metadata_sends_nothing(
+    rpc_agent: RpcAgent, engine: ScriptedEngine, rpc_tool: RpcTool
+) -> None:
+    engine.tool.upstream_credential.MergeFrom(pb.UpstreamCredential(header="X-Api-Key", value="clé-secrète"))
+    answer = await rpc_agent.call()
+    assert (answer.code, answer.reason, rpc_tool.received) == (Code.UNKNOWN, "upstream_invalid", [])
+    assert engine.settled[0].outcome == pb.OUTCOME_NOT_SENT

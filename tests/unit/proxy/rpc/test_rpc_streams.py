@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -204,6 +205,11 @@ async def test_a_credential_of_the_tools_is_masked_wherever_the_tool_repeats_it(
     assert all(secret.encode() not in settled.SerializeToString() for settled in engine.settled)
 
 
+async def is_reading(sidecar: Sidecar) -> bool:
+    listener = sidecar._rpc_listener
+    return listener is not None and listener._handlers is not None and bool(listener._handlers._reading)
+
+
 async def test_a_draining_sidecar_finishes_streams_and_takes_no_new_calls(
     sidecar: Sidecar, rpc_agent: RpcAgent, tap: Tap
 ) -> None:
@@ -212,6 +218,7 @@ async def test_a_draining_sidecar_finishes_streams_and_takes_no_new_calls(
         assert await call.read() == b"one"
         half = rpc_agent.channel.stream_stream(PAY)(metadata=rpc_agent.metadata)
         await half.write(b"1")
+        await until(partial(is_reading, sidecar))
         draining = asyncio.create_task(sidecar.drain())
         refused = await told(half)
         assert (refused.code, refused.reason) == (Code.UNAVAILABLE, "draining")
