@@ -176,11 +176,19 @@ async def test_of_two_sinks_the_slower_counts(exported: Store) -> None:
         assert (await decide(exported, f"after {sink}")).verdict == verdict
 
 
-async def test_what_was_there_before_export_was_switched_on_is_no_backlog(store: Store, exported: Store) -> None:
+@pytest.mark.parametrize("first", ["a call", "a switch", "the exporter"])
+async def test_what_was_there_before_export_was_switched_on_is_no_backlog(
+    store: Store, exported: Store, first: str
+) -> None:
     for n in range(CAP + 5):
         await execute(store, f"call {n}")
-    await exported.directory.switch_agent(AGENT, Switch(False), "{}")
-    assert (await decide(exported, "the next")).verdict == "EXECUTE"
+    if first == "a switch":
+        await exported.directory.switch_agent(AGENT, Switch(False), "{}")
+    elif first == "the exporter":
+        assert await note(exported, noted(3), ["file"], 1)
+    decisions = [await decide(exported, f"another {n}") for n in range(CAP + 1)]
+    assert {decision.verdict for decision in decisions[: CAP - 1]} == {"EXECUTE"}
+    assert decisions[-1].reason == "audit_backlog"
 
 
 async def test_facts_of_any_kind_are_folded(store: Store) -> None:

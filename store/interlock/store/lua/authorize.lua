@@ -136,7 +136,9 @@ end
 -- 4. No evidence may be pushed out: with too much of it not exported yet, nothing more is begun.
 if backlog_cap >= 0 then
   local seq, exported = unpack(redis.call('HMGET', state, 'seq', 'exported'))
-  if tonumber(seq or 0) - tonumber(exported or 0) >= backlog_cap then
+  if not exported then
+    expect_export(state, backlog_cap)
+  elseif tonumber(seq or 0) - tonumber(exported) >= backlog_cap then
     return decide('BLOCKED', 'audit_backlog', call_id, { retry_after_ms = BACKLOG_PAUSE_MS })
   end
 end

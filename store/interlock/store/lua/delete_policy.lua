@@ -11,7 +11,7 @@ local version, policy = unpack(redis.call('HMGET', KEYS[1], 'version', 'policy')
 if ARGV[3] ~= '*' and (version or '0') ~= ARGV[3] then return -1 end
 if not policy then return 0 end
 redis.call('HDEL', KEYS[1], 'policy', 'managed_by')
-hold(KEYS[2], ARGV[2])
+expect_export(KEYS[2], ARGV[2])
 record(KEYS[2], KEYS[3], KEYS[4], clock(KEYS[2]), { type = 'policy', tool = '', call = '', verdict = 'DELETED', reason = '',
   charged = 0, facts = ARGV[1] })
 return redis.call('HINCRBY', KEYS[1], 'version', 1)

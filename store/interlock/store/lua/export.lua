@@ -37,8 +37,9 @@ if not seq then return 1 end
 
 local everywhere = point.seq
 for name in string.gmatch(ARGV[8], '[^,]+') do everywhere = math.min(everywhere, noted('sink:' .. name)) end
--- Never back: a sink that was added now has its own way to go, and is no reason to refuse calls.
-local before = tonumber(redis.call('HGET', state, 'exported') or 0)
+-- Never back: a sink that was added now has its own way to go, and is no reason to refuse calls. Neither is what was
+-- there before anything was exported.
+local before = tonumber(redis.call('HGET', state, 'exported') or seq)
 redis.call('HSET', state, 'exported', int(math.max(before, everywhere)))
 if everywhere == tonumber(seq) then redis.call('PEXPIRE', audit, TRAIL_TTL_MS) else redis.call('PERSIST', audit) end
 

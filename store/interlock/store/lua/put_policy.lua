@@ -11,7 +11,7 @@ if ARGV[5] ~= '*' and (redis.call('HGET', KEYS[1], 'version') or '0') ~= ARGV[5]
 local version = redis.call('HINCRBY', KEYS[1], 'version', 1)
 redis.call('HSET', KEYS[1], 'policy', ARGV[1])
 if ARGV[4] ~= '*' then redis.call('HSET', KEYS[1], 'managed_by', ARGV[4]) end
-hold(KEYS[2], ARGV[3])
+expect_export(KEYS[2], ARGV[3])
 record(KEYS[2], KEYS[3], KEYS[4], clock(KEYS[2]), { type = 'policy', tool = '', call = '', verdict = 'SET', reason = '',
   charged = 0, facts = ARGV[2] })
 return version

@@ -15,7 +15,7 @@ if ARGV[1] == '1' then
 end
 redis.call('HSET', KEYS[1], 'off', ARGV[1], 'off_reason', ARGV[1] == '1' and ARGV[2] or '', 'off_at', int(since),
   'off_by', ARGV[1] == '1' and ARGV[5] or '')
-hold(KEYS[2], ARGV[4])
+expect_export(KEYS[2], ARGV[4])
 record(KEYS[2], KEYS[3], KEYS[4], now, { type = 'switch', tool = '', call = '', verdict = ARGV[1] == '1' and 'PULLED' or 'LIFTED',
   reason = ARGV[2], charged = 0, facts = ARGV[3] })
 return int(since)

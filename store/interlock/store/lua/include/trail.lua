@@ -87,7 +87,7 @@ end
 
 -- Says in the agent's state whether an exporter is in force; `cap` is the backlog it may have, or -1 for none. What was
 -- there before is exported, too, but no reason to refuse calls.
-local function hold(state, cap)
+local function expect_export(state, cap)
   if tonumber(cap) < 0 then
     redis.call('HDEL', state, 'exported')
   else

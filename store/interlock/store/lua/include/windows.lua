@@ -35,7 +35,7 @@ local function roll(windows, state, audit, now, cap)
   begin(windows.days, DAY, now)
   local last_seq = begin(windows.hours, HOUR, now)
   if not last_seq then return end
-  hold(state, cap)
+  expect_export(state, cap)
   redis.call('HSET', windows.hours, int(bucket(now, HOUR)) .. ':seq', redis.call('HGET', state, 'seq') or '0')
   if last_seq > 0 and tonumber(cap) < 0 then redis.call('XTRIM', audit, 'MINID', int(last_seq + 1)) end
 end
