@@ -203,11 +203,11 @@ async def test_an_unknown_method_is_unimplemented_and_not_not_found(rpc_agent: R
 # Arity.
 
 
-@pytest.mark.parametrize("messages", [2, 3])
 async def test_a_stream_of_the_agents_is_refused_before_anything_is_judged(
-    rpc_agent: RpcAgent, engine: ScriptedEngine, rpc_tool: RpcTool, messages: int
+    rpc_agent: RpcAgent, engine: ScriptedEngine, rpc_tool: RpcTool
 ) -> None:
-    call = rpc_agent.channel.stream_stream(PAY)(iter([b"1"] * messages), metadata=rpc_agent.metadata, timeout=20)
+    # Of a third message grpc.aio's client may learn that it comes too late, and then forgets the status.
+    call = rpc_agent.channel.stream_stream(PAY)(iter([b"1", b"2"]), metadata=rpc_agent.metadata, timeout=20)
     answer = await told(call)
     assert (answer.code, answer.reason) == (Code.UNIMPLEMENTED, "client_streaming")
     assert (engine.resolved, rpc_tool.received) == (0, [])
