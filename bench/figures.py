@@ -17,6 +17,8 @@ from bench.processes import cpu_seconds
 QUIET_WITHIN_S = 15
 QUIET_FOR_S = 0.03
 HEALTH_CHECK = "check"
+WATCH = "take_held"
+"""A script that an engine runs every second, calls or none: it looks for calls that nobody settled."""
 
 # Histograms of the sidecar: where a call spends its time.
 STEPS = {
@@ -52,12 +54,12 @@ class Figures:
 
     @property
     def scripts_run(self) -> int:
-        """EVALSHA, as Redis itself has counted."""
-        return int(self.of("evalsha"))
+        """EVALSHA, as Redis itself has counted, but for the engine's watch."""
+        return int(self.of("evalsha") - self.of("watched"))
 
     @property
     def asked_of_redis(self) -> int:
-        """Round trips of every kind, as the engine has counted, but for its health check's."""
+        """Round trips of every kind, as the engine has counted, but for its health check's and its watch's."""
         return int(self.of("asked of redis"))
 
     def mean_us(self, step: str) -> float:
@@ -119,8 +121,8 @@ def _name_of(sample: Sample) -> str:
         return f"decided {sample.labels['verdict']}"
     if sample.name == "interlock_calls_in_flight":
         return "in flight"
-    if sample.name == "interlock_redis_call_seconds_count" and sample.labels["operation"] != HEALTH_CHECK:
-        return "asked of redis"
+    if sample.name == "interlock_redis_call_seconds_count":
+        return {HEALTH_CHECK: "", WATCH: "watched"}.get(sample.labels["operation"], "asked of redis")
     method = sample.labels.get("method")
     step = STEPS.get(f'{metric}{{method="{method}"}}' if method else metric)
     return f"{step} {part}" if step and part in {"sum", "count"} else ""

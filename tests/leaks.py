@@ -1,4 +1,4 @@
-"""Many calls through one `interlock dev`, and what that process and its Redis hold meanwhile."""
+"""Many calls through one `interlock dev`, and what that process holds meanwhile, and its Redis afterwards."""
 
 import asyncio
 from collections.abc import Sequence
@@ -16,12 +16,11 @@ ANSWER = b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What is held after so many calls. Bytes; `redis_bytes` without the audit trail, which grows by design."""
+    """What the process holds after so many calls."""
 
     calls: int
     resident_bytes: int
     files: int
-    redis_bytes: int
 
 
 def grown(samples: Sequence[Held], what: str) -> float:
@@ -40,14 +39,12 @@ async def held_while_calling(dev: InterlockDev, calls: int, samples: int) -> lis
     await dev.register(f"http://127.0.0.1:{port}/charge", dedup={"ttl_s": 1})
     agents = [await asyncio.open_connection("127.0.0.1", dev.port) for _ in range(AGENTS)]
     batch, found = calls // samples // AGENTS, []
-    socket = quote(str(dev.data_dir / "redis" / "redis.sock"))
     try:
-        async with Redis.from_url(f"unix://{socket}") as redis:
-            for turn in range(samples):
-                async with asyncio.TaskGroup() as tasks:
-                    for number, agent in enumerate(agents):
-                        tasks.create_task(_calls(dev, agent, number, range(turn * batch, (turn + 1) * batch)))
-                found.append(await _held(dev, redis, (turn + 1) * batch * AGENTS))
+        for turn in range(samples):
+            async with asyncio.TaskGroup() as tasks:
+                for number, agent in enumerate(agents):
+                    tasks.create_task(_calls(dev, agent, number, range(turn * batch, (turn + 1) * batch)))
+            found.append(_held(dev, (turn + 1) * batch * AGENTS))
     finally:
         for _, writer in agents:
             writer.close()
@@ -73,14 +70,19 @@ async def _calls(
         assert b"Interlock-Decision: executed" in head
 
 
-async def _held(dev: InterlockDev, redis: Redis, calls: int) -> Held:
+def _held(dev: InterlockDev, calls: int) -> Held:
     assert dev.process is not None
     of_process = Path("/proc") / str(dev.process.pid)
     status = (of_process / "status").read_text()
     resident = int(status.partition("VmRSS:")[2].split()[0]) * 1024
-    trails = [await redis.memory_usage(f"{{default:a{number}}}:audit", samples=0) or 0 for number in range(AGENTS)]
-    used = (await redis.info("memory"))["used_memory"]
-    return Held(calls, resident, len(list((of_process / "fd").iterdir())), used - sum(trails))
+    return Held(calls, resident, len(list((of_process / "fd").iterdir())))
+
+
+async def keys_beside_the_record(dev: InterlockDev, calls: int) -> int:
+    """How many keys Redis has beside the one by which each call is found for a week."""
+    socket = quote(str(dev.data_dir / "redis" / "redis.sock"))
+    async with Redis.from_url(f"unix://{socket}") as redis:
+        return int(await redis.dbsize()) - calls
 
 
 async def _answers(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
