@@ -2,6 +2,7 @@
 
 import gzip
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from io import BufferedReader
@@ -79,7 +80,7 @@ def lines_of(file: Path) -> Iterator[tuple[Place, bytes]]:
                 yield Place(str(file), number), line
                 if len(line) > MAX_LINE:
                     return
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise UnreadableError("unreadable_file", f"{file} cannot be read: {reason}") from error
 

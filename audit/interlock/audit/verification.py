@@ -238,6 +238,10 @@ class _Reading:
         elif link.seq == chain.last:
             if link.hash != chain.hash:
                 raise _ProblemError(Kind.ALTERED, place, link, "the head has another hash than the event")
+        elif link.seq == chain.first - 1:
+            if link.hash != chain.before:
+                why = f"seq {chain.first} does not follow from the event that the head speaks of"
+                raise _ProblemError(Kind.ALTERED, place, link, why)
         elif link.seq >= chain.first:
             self._claim(link.agent, link.seq, _Claim(place, link.hash))
         if self.keys:

@@ -3,6 +3,7 @@
 import asyncio
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -153,6 +154,33 @@ async def test_a_folder_that_cannot_be_is_unavailable_until_it_can(tmp_path: Pat
     place.unlink()
     await sink.deliver(BATCH)
     assert len(files(place)) == 1
+    await sink.close()
+
+
+@pytest.mark.parametrize("done", ["removed", "moved away", "replaced", "cut", "its folder removed"])
+async def test_what_went_to_a_file_that_others_took_away_is_not_acknowledged(tmp_path: Path, done: str) -> None:
+    folder = tmp_path / "audit"
+    sink = sink_on(folder)
+    await sink.deliver(BATCH)
+    (file,) = files(folder)
+    match done:
+        case "removed":
+            file.unlink()
+        case "moved away":
+            file.rename(tmp_path / file.name)
+        case "replaced":
+            file.rename(tmp_path / file.name)
+            file.write_bytes(b"")
+        case "cut":
+            os.truncate(file, 0)
+        case _:
+            shutil.rmtree(folder)
+    with pytest.raises(SinkUnavailableError, match=r"removed, replaced or cut"):
+        await sink.deliver([b'{"n":3}'])
+    await sink.deliver([b'{"n":3}'])
+    *_, newest = files(folder)
+    assert newest.read_bytes() == b'{"n":3}\n'
+    assert newest.name > file.name or done == "replaced", "it sorts behind what was there"
     await sink.close()
 
 

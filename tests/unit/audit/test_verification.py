@@ -53,6 +53,13 @@ def rehashed(line: bytes, **attributes: object) -> bytes:
     return rfc8785.dumps({**value, "hash": digest})
 
 
+def respelled(head: bytes) -> bytes:
+    """The same signature, with one of the bits set that base64 leaves over."""
+    signature = json.loads(head)["signature"]
+    *_, last = signature.removesuffix("==")
+    return changed(head, signature=f"{signature[:-3]}{chr(ord(last) + 1)}==")
+
+
 # What is as it was.
 
 
@@ -187,6 +194,8 @@ ATTACKS: dict[str, tuple[Callable[[Lines], Lines], Kind, int, int]] = {
         lambda w: [*w[:8], changed(w[8], sequence="0000000000000007", id="acme/bot-1/7/head")],
         *(Kind.FORGED, 9, 7),
     ),
+    "half a character": (lambda w: [*w[:4], w[4].replace(b"charge", b"\\ud800"), *w[5:]], Kind.ALTERED, 5, 5),
+    "bits of a signature that say nothing": (lambda w: [*w[:8], respelled(w[8])], Kind.FORGED, 9, 8),
     "a head's time": (lambda w: [*w[:8], changed(w[8], time="2020-01-01T00:00:00.000Z")], Kind.FORGED, 9, 8),
 }
 
@@ -221,6 +230,12 @@ def test_a_chain_made_anew_from_some_line_on_is_found_by_its_heads_alone(tmp_pat
     assert (found.kind, found.seq) == (Kind.FORGED, 8)
     found = problem(tmp_path, [*forged, trail()[-1]])
     assert (found.kind, found.seq) == (Kind.ALTERED, 8)
+
+
+def test_a_chain_made_anew_behind_a_head_that_is_left_is_found(tmp_path: Path) -> None:
+    true, anew = chain(3), chain(5, first=4, previous="1" * 64)
+    found = problem(tmp_path, [one.line for one in anew], [head(true[-1])])
+    assert (found.kind, found.seq, found.place.line) == (Kind.ALTERED, 3, 1)
 
 
 def test_an_end_that_is_cut_off_is_proved_no_further_than_its_last_head(tmp_path: Path) -> None:
@@ -282,5 +297,8 @@ def test_an_empty_file_proves_nothing_and_one_that_is_not_there_is_told(tmp_path
         verify([tmp_path / "nowhere"])
     broken = tmp_path / "audit-9.jsonl.gz"
     broken.write_bytes(gzip.compress(b"x" * 1000)[:-9])
+    with pytest.raises(UnreadableError, match=str(broken)):
+        verify([broken])
+    broken.write_bytes(gzip.compress(b"x" * 1000)[:10] + b"\xff" * 40)
     with pytest.raises(UnreadableError, match=str(broken)):
         verify([broken])

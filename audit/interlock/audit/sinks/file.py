@@ -1,11 +1,13 @@
 """Events in files, one a line: a folder of `audit-<UTC time of its beginning>.jsonl`, the newest of them growing.
 
 Names sort by time. A batch is acknowledged when it is fsynced. A line that a crash has torn is cut off before anything
-is written behind it: it was never acknowledged, and comes again.
+is written behind it: it was never acknowledged, and comes again. Neither is what went to a file that others removed,
+replaced or cut meanwhile: it is written again, to a new one.
 """
 
 import asyncio
 import contextlib
+import errno
 import fcntl
 import os
 import re
@@ -40,6 +42,7 @@ class FileSink:
         self._writer = Writer("audit-file")
         self._lock: int | None = None
         self._file: int | None = None
+        self._path = settings.folder
         self._size = 0
         self._begun_ms = 0
 
@@ -72,8 +75,10 @@ class FileSink:
             self._take_lock(folder)
         newest = max((found.name for found in folder.iterdir() if NAME.fullmatch(found.name)), default=None)
         if newest is not None:
-            self._file = os.open(folder / newest, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
-            self._begun_ms = _ms_of(newest)
+            self._path = folder / newest
+            self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CLOEXEC)
+            # Of what was taken away a newer one may have been ours.
+            self._begun_ms = max(self._begun_ms, _ms_of(newest))
             self._size = self._whole_lines(self._file, newest)
         if newest is None or (taken_now and self._size):
             # Another exporter may have worked meanwhile, in another folder: by their names, files stay in order.
@@ -112,8 +117,8 @@ class FileSink:
         """Begins a file, whose name sorts behind every other even if the clock was set back."""
         self._begun_ms = max(self._now_ms(), self._begun_ms + 1)
         self._drop_file()
-        name = self._settings.folder / f"audit-{_text_of(self._begun_ms)}Z.jsonl"
-        self._file = os.open(name, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        self._path = self._settings.folder / f"audit-{_text_of(self._begun_ms)}Z.jsonl"
+        self._file = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
         self._size = 0
         folder = os.open(self._settings.folder, os.O_RDONLY | os.O_DIRECTORY)
         try:
@@ -128,6 +133,16 @@ class FileSink:
             left = left[os.write(file, left) :]
         os.fsync(file)
         self._size += len(batch)
+        self._check_place(file)
+
+    def _check_place(self, file: int) -> None:
+        """Raises OSError if what was written is not where it will be looked for: then all is begun anew."""
+        ours, there = os.fstat(file), None
+        with contextlib.suppress(FileNotFoundError):
+            there = self._path.stat()
+        if there is None or not os.path.samestat(ours, there) or ours.st_size != self._size:
+            self._let_go()
+            raise OSError(errno.ESTALE, f"{self._path.name} was removed, replaced or cut by somebody else")
 
     def _now_ms(self) -> int:
         return int(self._clock() * 1000)
