@@ -33,6 +33,7 @@ MAX_FILES = 1000
 SECTIONS = ("tools", "policies")
 SUFFIXES = (".yaml", ".yml")
 _PLACEHOLDER = "a-secret-that-could-not-be-had"
+_NOTHING = "there is nothing in it; to have nothing, and so remove all that the owner manages, write tools: {}"
 _LENGTHS = {
     **dict.fromkeys(("too_short", "string_too_short"), "too short"),
     **dict.fromkeys(("too_long", "string_too_long"), "too long"),
@@ -143,10 +144,8 @@ def load(
     _read_all(paths, read, gathered)
     for source in gathered.sources:
         _take(source, references, gathered, allow_loopback=allow_loopback)
-    if not gathered.problems and not any(source.document.tree for source in gathered.sources):
-        listed = ", ".join(map(str, paths))
-        nothing = "there is nothing in it; to have nothing, and so remove all that the owner manages, write tools: {}"
-        gathered.problems.append(Problem(Place(listed), "", nothing))
+    if not gathered.problems and not gathered.trees:
+        gathered.problems.append(Problem(Place(", ".join(map(str, paths))), "", _NOTHING))
     named = gathered.owner[0] if gathered.owner else ""
     if owner and named and owner != named and gathered.owner:
         gathered.problems.append(gathered.owner[1].problem(("owner",), "is not the owner that was asked for"))
@@ -186,7 +185,10 @@ def _read_one(file: Path, read: Read, gathered: _Gathered) -> None:
     except UnicodeDecodeError:
         gathered.problems.append(Problem(place, "", "is not UTF-8 text"))
         return
-    for document in yaml_tree.read_all(text):
+    found = [*yaml_tree.read_all(text)]
+    if not any(document.tree or document.faults for document in found):
+        gathered.problems.append(Problem(place, "", _NOTHING))  # emptied by mistake, it would empty what it held
+    for document in found:
         source = Source(file, document)
         gathered.problems += [
             Problem(Place(str(file), line), dotted(path), message) for line, path, message in document.faults
@@ -209,7 +211,8 @@ def _take(source: Source, references: References | None, gathered: _Gathered, *,
             gathered.problems.append(source.problem(("owner",), message))
         gathered.owner = first or (document.owner, source)
     namespace = document.namespace or ""
-    gathered.trees.setdefault(namespace, {section: {} for section in SECTIONS})
+    if sections:  # an owner alone asks for nothing, nor for nothing to be left
+        gathered.trees.setdefault(namespace, {section: {} for section in SECTIONS})
     for section, entries in sections.items():
         for name, value in entries.items():
             entry = _valid(source, {section: {name: value}}, gathered)

@@ -194,6 +194,26 @@ def test_a_file_of_nothing_is_a_problem_and_not_the_end_of_everything(tmp_path: 
     assert "there is nothing in it" in told
 
 
+@pytest.mark.parametrize("text", ["", "# tools:\n", "---\n{}\n"])
+def test_a_file_of_nothing_beside_others_is_a_problem_and_not_the_end_of_what_it_held(
+    tmp_path: Path, text: str
+) -> None:
+    (told,) = problems(written(tmp_path, a=text, b="owner: team\npolicies: {bot: {}}\n"))
+    assert told.startswith("a.yaml: there is nothing in it")
+
+
+@pytest.mark.parametrize("text", ["owner: team\n", "owner: team\nnamespace: team-a\n"])
+def test_an_owner_alone_does_not_ask_for_nothing_to_be_left(tmp_path: Path, text: str) -> None:
+    (told,) = wrong(tmp_path, text)
+    assert "there is nothing in it" in told
+
+
+def test_an_owner_in_a_file_of_its_own_is_that_of_the_namespaces_of_the_others_alone(tmp_path: Path) -> None:
+    folder = written(tmp_path, a="owner: team\n", b=f"namespace: team-a\ntools: {{one: {{url: '{URL}'}}}}\n")
+    found = load([folder])
+    assert (found.owner, [*found.bodies]) == ("team", ["team-a"])
+
+
 def test_nothing_on_purpose_is_no_problem(tmp_path: Path) -> None:
     assert loaded(tmp_path, "owner: team\ntools: {}\n").bodies[""].tools == {}
 
