@@ -215,3 +215,26 @@ async def test_what_was_done_before_a_failure_is_told_and_applying_again_finishe
     assert failed.value.message.startswith("Redis cannot be reached; done before: create policy bot-1; apply again")
     assert not failed.value.had_no_effect
     assert await apply(engine, *asked) == {"bot-1": "unchanged", "charge": "create"}
+
+
+async def test_of_two_versions_applied_at_once_no_tool_is_left_without_the_policy_that_came_with_it(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    guarded = (policy("bot-1", blocked_tools=["charge"]), tool("charge"))
+    await apply(engine, *guarded)
+    reached, goes = asyncio.Event(), asyncio.Event()
+    delete_policy = RedisDirectory.delete_policy
+
+    async def late(*of: Any, **how: Any) -> int | None:
+        reached.set()
+        await goes.wait()
+        return await delete_policy(*of, **how)
+
+    monkeypatch.setattr(RedisDirectory, "delete_policy", late)
+    nothing = asyncio.create_task(apply(engine))
+    await reached.wait()
+    await apply(engine, *guarded)
+    goes.set()
+    await nothing
+    left = await engine.ask(engine.policies.ListPolicies, ad.ListPoliciesRequest())
+    assert ("charge" in await tools_of(engine)) == bool(left.policies)

@@ -248,11 +248,21 @@ class Applier:
                 if dry_run:
                     return steps
                 _refuse_conflicts(steps)
-                if await self._write(snapshot, steps, facts, done):
+                if await self._write(snapshot, steps, facts, done) and await self._stands(namespace, desired, steps):
                     return _told(steps, done)
         except InterlockError as error:
             raise _after(done, error) from error
         raise _after(done, ConflictError("configuration_changing", "others are changing the same things; try again"))
+
+    async def _stands(self, namespace: str, desired: Desired, steps: Sequence[Step]) -> bool:
+        """Whether what was written is as a whole what is asked for. Of two who apply at once each step may have held
+        where the two together do not: a tool of the one, and of its policy what the other left. Who ends last sees it.
+        """
+        changed = any(step.action is not Action.UNCHANGED for step in steps)
+        if not changed or not any(isinstance(step, PolicyStep) for step in steps):
+            return True
+        found = await self._planned(await self._knowledge.up_to_date(namespace), desired)
+        return all(step.action is Action.UNCHANGED for step in found)
 
     def _refuse_too_many(self, snapshot: Snapshot, steps: Sequence[Step]) -> None:
         """Before policies are written: the script that changes tools would only say it after them."""
