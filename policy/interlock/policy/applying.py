@@ -4,7 +4,9 @@ What to do is planned on one reading of the store and written only where that re
 same thing at once, none is overwritten unseen. If something moved in between, all is planned again.
 """
 
+import asyncio
 import json
+import random
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,6 +26,8 @@ from interlock.policy.secrets import Keyring
 log = structlog.get_logger(__name__)
 
 ATTEMPTS = 10
+PAUSE_S = 0.05
+"""The longest pause before a second attempt; before each further one it is so much longer."""
 MAX_APPLIED = 1000
 
 Facts = Mapping[str, str]
@@ -239,7 +243,9 @@ class Applier:
         facts = {**facts, "owner": desired.owner} if desired.owner else facts
         done: dict[str, Step] = {}
         try:
-            for _ in range(ATTEMPTS):
+            for attempt in range(ATTEMPTS):
+                # Who undo what the other has done would go on so in step.
+                await asyncio.sleep(attempt * random.uniform(0, PAUSE_S))  # noqa: S311 - no secret hangs on it
                 snapshot = await self._knowledge.up_to_date(namespace)
                 if not snapshot.namespace.exists:
                     raise NotFoundError("namespace_not_found", f"there is no namespace {namespace}")
