@@ -77,6 +77,13 @@ def test_links_between_pages_lead_somewhere(page: Path) -> None:
             assert anchor[1:] in map(slug, headings), path + anchor
 
 
+def test_decisions_are_numbered_without_gaps_and_none_twice() -> None:
+    records = sorted((ROOT / "docs" / "decisions").iterdir())
+    assert [int(record.name[:4]) for record in records] == list(range(1, len(records) + 1))
+    for record in records:
+        assert record.read_text().startswith(f"# {int(record.name[:4])}. "), record.name
+
+
 # docs/http.md
 
 
