@@ -17,7 +17,9 @@ from interlock.cli.following import Follower, until_interrupted
 from interlock.cli.output import AsJson, show_fields, show_json, show_line, show_one, show_rows, show_table
 
 app = OperatorCommands(
-    help="See calls that are still open, and resolve those of unknown outcome.", epilog=EXIT_CODES, no_args_is_help=True
+    help="Watch calls as they are made, see those that are open, and resolve those of unknown outcome.",
+    epilog=EXIT_CODES,
+    no_args_is_help=True,
 )
 
 COLUMNS = ("call_id", "agent_id", "tool", "state", "tries", "charged_usd", "first_seen_at", "lease_until")

@@ -53,7 +53,10 @@ def put(
     price: Annotated[Tools, typer.Option(help="TOOL=USD for one call; repeatable.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Create or replace an agent's policy, from a file, from flags, or from a file with flags over it."""
+    """Create or replace an agent's policy, from a file, from flags, or from a file with flags over it.
+
+    What is left out of both holds no longer. The file may be what `show --json` prints.
+    """
     flags = given(
         allowed_tools=allow,
         blocked_tools=block,
@@ -63,7 +66,7 @@ def put(
         pricing_rules=[{"tool": tool, "price_usd": cost} for tool, cost in pairs(price or (), usd)],
     )
     with connected() as api:
-        _show(api.post("policies", agent, body={**document(file), **flags}), as_json=as_json)
+        _show(api.post("policies", agent, body={**_policy_in(document(file)), **flags}), as_json=as_json)
 
 
 @app.command()
@@ -71,6 +74,12 @@ def delete(agent: Agent, as_json: AsJson = False) -> None:
     """Delete an agent's policy: the default holds for its very next call."""
     with connected() as api:
         show_one(api.delete("policies", agent), as_json=as_json)
+
+
+def _policy_in(written: dict[str, object]) -> dict[str, object]:
+    """The policy's own fields, also of an answer of the API, which holds them under `policy`."""
+    policy = written.get("policy")
+    return policy if isinstance(policy, dict) else written
 
 
 def pairs(given: Sequence[str], number: Callable[[str], Number]) -> list[tuple[str, Number]]:

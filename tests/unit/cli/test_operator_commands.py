@@ -254,6 +254,14 @@ def test_a_document_may_come_by_standard_input(api: FakeApi) -> None:
     assert (code, api.asked[0][2]) == (0, {"blocked_tools": ["mail.*"]})
 
 
+def test_what_is_shown_of_a_policy_may_be_put_again_with_a_limit_more(api: FakeApi) -> None:
+    api.answer = {"agent_id": "billing", "policy": {"blocked_tools": ["mail.*"]}, "managed_by": "payments-team"}
+    _, shown, _ = run(policies.app, "show", "billing", "--json")
+    code, *_ = run(policies.app, "put", "billing", "-f", "-", "--max-actions-per-hour", "100", stdin=shown)
+    assert code == 0
+    assert api.asked[-1][2] == {"blocked_tools": ["mail.*"], "max_actions_per_hour": 100}
+
+
 @pytest.mark.parametrize("text", ["[1, 2]", "a: [", "a: 1\na: 2", "price: .nan", "since: 2026-01-01", "\x00"])
 def test_a_file_that_is_no_document_is_wrong_usage_and_sends_nothing(api: FakeApi, tmp_path: Path, text: str) -> None:
     file = tmp_path / "policy.yaml"
