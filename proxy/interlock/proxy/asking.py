@@ -131,7 +131,8 @@ def _replayed(replay: Replay, replay_max_bytes: int) -> pb.Answer:
     """As a settlement would keep it: without a body that is too large."""
     content = replay.content()
     kept = len(content) <= replay_max_bytes
-    fields = returnable(field for field in replay.headers.items() if field[0].lower() not in FRAMING)
+    told = (field for field in replay.headers.items() if field[0].lower() not in FRAMING)
+    fields = returnable((name, _as_on_the_wire(value)) for name, value in told)
     return pb.Answer(
         status=replay.status,
         headers=[pb.Header(name=name, value=value) for name, value in fields],
@@ -140,6 +141,11 @@ def _replayed(replay: Replay, replay_max_bytes: int) -> pb.Answer:
         size=len(content),
         digest=sha256(content).digest(),
     )
+
+
+def _as_on_the_wire(value: str) -> str:
+    """A field's bytes, each as one character: of text that is UTF-8 (RFC 9110 5.5, obs-text)."""
+    return value.encode().decode("iso-8859-1")
 
 
 def _request(

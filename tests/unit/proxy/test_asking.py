@@ -176,6 +176,7 @@ def test_an_answer_is_kept_as_a_settlement_would_keep_it() -> None:
             "Content-Length": "7",
             "Interlock-Decision": "executed",
             "X-Evil": "a\r\nb",
+            "X-Price": "5 €",
             "Connection": "close",
         },
         "body_base64": base64.b64encode(body).decode(),
@@ -184,7 +185,8 @@ def test_an_answer_is_kept_as_a_settlement_would_keep_it() -> None:
     kept = finding_of(document, 256).answer
     assert kept is not None
     assert (kept.status, kept.kept, kept.body, kept.size) == (201, True, body, 256)
-    assert [(header.name, header.value) for header in kept.headers] == [("Content-Type", "image/png")]
+    price = "5 €".encode().decode("iso-8859-1")
+    assert [(field.name, field.value) for field in kept.headers] == [("Content-Type", "image/png"), ("X-Price", price)]
     large = finding_of(document, 255).answer
     assert large is not None
     assert (large.kept, large.body, large.size, large.digest) == (False, b"", 256, kept.digest)
