@@ -94,9 +94,10 @@ class Spool:
     def _open(self) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._folder.chmod(0o700)
-        for unfinished in self._folder.glob(f"*{PART}"):  # its process died in writing it, and told nobody of it
-            unfinished.unlink(missing_ok=True)
-        left = [path for path in self._folder.iterdir() if path.suffix in KINDS]
+        files = [path for path in self._folder.iterdir() if path.is_file()]  # nothing else is ours, whatever its name
+        for unfinished in (path for path in files if path.suffix == PART):
+            unfinished.unlink(missing_ok=True)  # its process died in writing it, and told nobody of it
+        left = [path for path in files if path.suffix in KINDS]
         for path in sorted(left, key=lambda path: path.stat().st_mtime):
             try:
                 self._waiting[path.name] = KINDS[path.suffix].FromString(path.read_bytes())

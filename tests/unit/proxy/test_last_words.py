@@ -26,11 +26,16 @@ def blocked(reason: str) -> pb.AuthorizeResponse:
     return verdict(pb.VERDICT_BLOCKED, reason)
 
 
+def hear(words: LastWords, of: Ask, tool: pb.ToolRoute, said: pb.AuthorizeResponse) -> None:
+    """It was asked just now."""
+    words.judged(of, tool, said, last_words.time.monotonic())
+
+
 def known(*asks: Ask) -> LastWords:
     """The engine has let these pass."""
     words = LastWords(3600)
     for of in asks:
-        words.judged(of, pb.ToolRoute(name=of.tool, on_governance_failure=OPEN.on_governance_failure), verdict())
+        hear(words, of, pb.ToolRoute(name=of.tool, on_governance_failure=OPEN.on_governance_failure), verdict())
     return words
 
 
@@ -39,7 +44,7 @@ def known(*asks: Ask) -> LastWords:
 )
 def test_what_has_passed_switches_and_lists_is_a_yes(kind: "pb.Verdict.ValueType") -> None:
     words = LastWords(3600)
-    words.judged(ask(), OPEN, verdict(kind))
+    hear(words, ask(), OPEN, verdict(kind))
     found = words.of(ask())
     assert found is not None
     assert (found.namespace, found.agent_id, found.tool) == ("acme", "a1", OPEN)
@@ -53,14 +58,14 @@ def test_what_has_passed_switches_and_lists_is_a_yes(kind: "pb.Verdict.ValueType
 )
 def test_a_refusal_of_any_kind_takes_the_yes_back(reason: str) -> None:
     words = known(ask(), ask(tool="charge"))
-    words.judged(ask(), OPEN, blocked(reason))
+    hear(words, ask(), OPEN, blocked(reason))
     assert words.of(ask()) is None
     assert words.of(ask(tool="charge")) is not None
 
 
 def test_a_tool_that_is_closed_is_not_remembered_and_one_that_was_open_is_forgotten() -> None:
     words = known(ask())
-    words.judged(ask(), CLOSED, verdict())
+    hear(words, ask(), CLOSED, verdict())
     assert words.of(ask()) is None
 
 
@@ -75,10 +80,10 @@ def test_a_tool_that_is_closed_is_not_remembered_and_one_that_was_open_is_forgot
 def test_a_switch_seen_pulled_holds_for_all_that_it_concerns(reason: str, left: set[str]) -> None:
     words = LastWords(3600)
     others = {"another agent": ask("key-2", "a2"), "another tool": ask(tool="charge")}
-    words.judged(ask(), OPEN, verdict())
-    words.judged(others["another agent"], OPEN, verdict(agent_id="a2"))
-    words.judged(others["another tool"], pb.ToolRoute(name="charge", on_governance_failure=2), verdict())
-    words.judged(ask("key-3"), OPEN, blocked(reason))
+    hear(words, ask(), OPEN, verdict())
+    hear(words, others["another agent"], OPEN, verdict(agent_id="a2"))
+    hear(words, others["another tool"], pb.ToolRoute(name="charge", on_governance_failure=2), verdict())
+    hear(words, ask("key-3"), OPEN, blocked(reason))
     assert {name for name, other in others.items() if words.of(other)} == left
     assert words.of(ask()) is None
 
@@ -97,6 +102,39 @@ def test_a_key_that_is_not_good_is_so_for_all_its_calls(error: InterlockError, l
     words.refused(ask(), error)
     assert {name for name, other in others.items() if words.of(other)} == left
     assert words.of(ask()) is None
+
+
+@pytest.mark.parametrize(
+    "no",
+    [
+        *(blocked(reason) for reason in ("kill_switch", "agent_disabled", "tool_disabled", "tool_explicitly_blocked")),
+        UnauthenticatedError("invalid_key", "no"),
+        DeniedError("permission_denied", "no"),
+        NotFoundError("tool_not_found", "no"),
+    ],
+    ids=lambda no: no.reason,
+)
+def test_a_yes_that_a_no_has_overtaken_on_its_way_is_none(no: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    words, asked_at = LastWords(3600), last_words.time.monotonic()
+    if isinstance(no, InterlockError):
+        words.refused(ask(), no)
+    else:
+        hear(words, ask(), OPEN, no)
+    words.judged(ask(), OPEN, verdict(), asked_at)
+    assert words.of(ask()) is None
+    later = last_words.time.monotonic() + 1
+    monkeypatch.setattr(last_words.time, "monotonic", lambda: later)
+    hear(words, ask(), OPEN, verdict())
+    assert words.of(ask()) is not None
+
+
+def test_a_no_that_is_forgotten_is_taken_to_concern_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(last_words, "MAX_WORDS", 2)
+    words, asked_at = LastWords(3600), last_words.time.monotonic()
+    for credential in "123":
+        hear(words, ask(credential), OPEN, blocked("no_policy"))
+    words.judged(ask("1"), OPEN, verdict(), asked_at)
+    assert words.of(ask("1")) is None
 
 
 def test_a_word_grows_old(monkeypatch: pytest.MonkeyPatch) -> None:

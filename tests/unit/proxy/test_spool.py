@@ -1,4 +1,5 @@
 import asyncio
+import os
 import stat
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -324,3 +325,15 @@ async def test_what_a_former_process_did_not_finish_writing_is_cleared_away(fold
     put(folder, "call_1.degraded.part", b"\x0a")
     async with spooling(folder, Recording()):
         assert files(folder) == []
+
+
+async def test_what_is_no_file_keeps_no_sidecar_from_starting(folder: Path, depth: Depth) -> None:
+    put(folder, "call_1-a.settlement", settlement("call_1").SerializeToString())
+    (folder / "call_2-a.settlement").mkdir()
+    (folder / "call_3-a.settlement").symlink_to("nowhere")
+    os.mkfifo(folder / "call_4-a.settlement")
+    (folder / "call_5-a.settlement.part").mkdir()
+    engine = Engine()
+    async with spooling(folder, engine, depth):
+        await engine.until(taken=1)
+    assert engine.taken == ["call_1"]

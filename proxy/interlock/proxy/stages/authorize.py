@@ -79,7 +79,7 @@ class Authorize:
                     raise
                 return self._outage.let_through(call, request.attempt_id, unavailable)
             if verdict.verdict != pb.VERDICT_TOOL_CHANGED:
-                self._outage.words.judged(call.ask, call.tool, verdict)
+                self._outage.words.judged(call.ask, call.tool, verdict, asked_at)
                 length_s = verdict.permit.lease_ms / 1000
                 return replace(call, verdict=verdict, lease=Lease(until=asked_at + length_s, length_s=length_s))
             call = await self._resolved_anew(call)
