@@ -1,11 +1,12 @@
 """Masks a tool's own credential in what the tool answers: as many `*` as it has characters, so no length changes.
 
 Found is the credential as it was sent, the part after a scheme such as Bearer, what Basic encodes, and each of these
-as JSON or percent-encoding would write it. Not found is what a tool transforms in another way: docs/credentials.md.
+as JSON, HTML or percent-encoding would write it. Not found is what a tool transforms otherwise: docs/credentials.md.
 """
 
 import base64
 import binascii
+import html
 import json
 import re
 from collections.abc import AsyncIterator, Iterable
@@ -16,6 +17,12 @@ from interlock.proxy.call import Headers
 
 LEAST = 8
 """A shorter secret is not looked for: it would be found where it is not."""
+_HEX = re.compile("%..")
+_UNCHANGED = ("", "/", "!'()*")
+"""What is left as it is, beside letters, digits and `-._~`: by who means a query, a path, or is JavaScript."""
+# Go's encoding/json and .NET's System.Text.Json write more by number than JSON asks for.
+_GO = str.maketrans({char: f"\\u{ord(char):04x}" for char in "<>&"})
+_DOTNET = str.maketrans({char: f"\\u{ord(char):04X}" for char in "\"&'+<>`"} | {"\\": "\\\\"})
 READABLE = frozenset({"", "identity"})
 """Content codings in which a secret can be found."""
 
@@ -102,15 +109,13 @@ def _secrets(value: str) -> set[str]:
 
 def _spellings(secret: str) -> set[str]:
     in_json = json.dumps(secret)[1:-1]
-    percent = quote(secret, safe="", encoding="iso-8859-1")
-    return {
-        secret,
-        in_json,
-        in_json.replace("/", "\\/"),
-        percent,
-        re.sub("%..", lambda found: found[0].lower(), percent),
-        percent.replace("%20", "+"),
-    }
+    found = {secret, in_json, in_json.replace("/", "\\/"), in_json.translate(_GO), secret.translate(_DOTNET)}
+    in_html = html.escape(secret)
+    found |= {in_html, in_html.replace("&#x27;", "&#39;").replace("&quot;", "&#34;")}
+    for unchanged in _UNCHANGED:
+        percent = quote(secret, safe=unchanged, encoding="iso-8859-1")
+        found |= {percent, _HEX.sub(lambda digits: digits[0].lower(), percent), percent.replace("%20", "+")}
+    return found
 
 
 def _decoded(basic: str) -> str:

@@ -54,6 +54,22 @@ def test_json_and_percent_encoding_hide_nothing(spelling: str) -> None:
     assert whole(f"Bearer {TOKEN}", spelling.encode()) == b"*" * len(spelling)
 
 
+@pytest.mark.parametrize(
+    ("secret", "spelling"),
+    [
+        ("bm8+c2Vj/g==", r"bm8\u002Bc2Vj/g=="),  # System.Text.Json
+        ("a<b>c&d'e\\f\"g", r"a\u003Cb\u003Ec\u0026d\u0027e\\f\u0022g"),
+        ("a<b>c&d'e\\f\"g", r"a\u003cb\u003ec\u0026d'e\\f\"g"),  # encoding/json
+        ("a<b>c&d'e\"f", "a&lt;b&gt;c&amp;d&#x27;e&quot;f"),
+        ("a<b>c&d'e\"f", "a&lt;b&gt;c&amp;d&#39;e&#34;f"),
+        ("pass/word!(1)", "pass%2Fword!(1)"),  # encodeURIComponent
+        ("pass/word=1 2", "pass/word%3D1%202"),
+    ],
+)
+def test_nor_do_those_who_escape_more_than_they_must_or_less(secret: str, spelling: str) -> None:
+    assert whole(f"Bearer {secret}", f"-{spelling}-".encode()) == b"-" + b"*" * len(spelling) + b"-"
+
+
 def test_a_secret_that_is_too_short_is_not_looked_for() -> None:
     assert mask_of("1234567") is None
     assert whole("Bearer 12345", b"12345 Bearer 12345") == b"12345 ************"
