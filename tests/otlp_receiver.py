@@ -24,7 +24,7 @@ def attributes(span: Span) -> dict[str, object]:
 
 
 class OtlpReceiver:
-    """`status` is what it answers; while `hangs` is set it answers nothing."""
+    """`status` is what it answers; while `hangs` is set it answers nothing, and while `rambles` is, without an end."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -32,6 +32,7 @@ class OtlpReceiver:
         self.headers: list[dict[str, str]] = []
         self.status = 200
         self.hangs = asyncio.Event()
+        self.rambles = False
         self._news = asyncio.Condition()
         self._runner: web.AppRunner
         self.url = ""
@@ -62,7 +63,7 @@ class OtlpReceiver:
         found = [span for span in self.spans if span.name.startswith(name)]
         return sorted(found, key=lambda span: span.start_time_unix_nano)
 
-    async def _receive(self, request: web.Request) -> web.Response:
+    async def _receive(self, request: web.Request) -> web.StreamResponse:
         body = await request.read()
         async with self._news:
             self.headers.append(dict(request.headers))
@@ -71,8 +72,16 @@ class OtlpReceiver:
             await asyncio.Event().wait()
         if self.status == 200:
             await self._take(gzip.decompress(body) if request.headers.get("Content-Encoding") == "gzip" else body)
+        if self.rambles:
+            return await self._ramble(request)
         answer = ExportTraceServiceResponse().SerializeToString()
         return web.Response(status=self.status, body=answer, content_type="application/x-protobuf")
+
+    async def _ramble(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse()
+        await response.prepare(request)
+        while True:
+            await response.write(b"x" * 65536)
 
     async def _take(self, body: bytes) -> None:
         async with self._news:

@@ -10,7 +10,9 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.metadata import version
+from io import BytesIO
 
+import requests
 from opentelemetry.context import Context
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import OTELResourceDetector, Resource
@@ -75,7 +77,9 @@ class OtlpTraces:
     """The traces of one sidecar."""
 
     def __init__(self, settings: TracesSettings, metrics: Metrics) -> None:
-        exporter = OTLPSpanExporter(endpoint=settings.traces_url, timeout=EXPORT_TIMEOUT_S)
+        session = requests.Session()
+        session.hooks["response"].append(_unread)
+        exporter = OTLPSpanExporter(endpoint=settings.traces_url, timeout=EXPORT_TIMEOUT_S, session=session)
         self._processor = _BoundedProcessor(_CountingExporter(exporter, metrics), metrics)
         self._provider = TracerProvider(
             resource=_resource(),
@@ -190,6 +194,13 @@ class OtlpSentTrace:
             span.set_attribute("http.response.status_code", tried.status)
         if why := tried.failure or (str(tried.status) if tried.status >= 400 else ""):
             _failed(span, why)
+
+
+def _unread(response: requests.Response, **_: object) -> None:
+    """Leaves what a collector answers unread, which may have no end: its status and fields say all there is to know."""
+    if response.headers.get("Content-Length") != "0":
+        response.raw.close()
+        response.raw = BytesIO()
 
 
 def _resource() -> Resource:

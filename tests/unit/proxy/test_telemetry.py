@@ -357,6 +357,14 @@ async def test_a_collector_that_takes_nothing_costs_spans_and_no_call(
     assert spans_counted(figures, "exported") == 0
 
 
+async def test_a_collector_whose_answer_has_no_end_is_not_heard_out(traced: Traced, receiver: OtlpReceiver) -> None:
+    receiver.rambles = True
+    async with traced() as agent:
+        for count in (1, 2, 3):
+            assert (await agent.post("/tools/charge", content=str(count))).status_code == 200
+            await receiver.until("execute_tool", count)
+
+
 async def test_without_traces_a_tool_gets_the_agents_fields_as_they_came(agent: httpx.AsyncClient, tool: Tool) -> None:
     await agent.post("/tools/charge", headers={"traceparent": "as it came", "tracestate": "v=1"})
     assert (tool.received[0].header("traceparent"), tool.received[0].header("tracestate")) == ("as it came", "v=1")
