@@ -438,6 +438,7 @@ async def test_events_older_than_168_hours_are_trimmed_and_younger_ones_kept(sto
     hour = (await raw.time())[0] // 3600
     # Events 1-2 happened before the hour that began 168 hours ago, 3-4 after it.
     await raw.hset(base + "hours", mapping={"at": hour - 1, f"{hour - 168}:seq": 2, f"{hour - 1}:seq": 3})
+    await raw.hset(base + "minutes", "at", hour * 60 - 1)
     await execute(store, "the first of a new hour")
     assert [event.seq for event in await store.ledger.events(AGENT, after_seq=0, limit=9)] == [3, 4, 5]
 

@@ -210,6 +210,7 @@ async def age_the_trail(raw: Redis, first: int, then: int) -> None:
     """Events up to `first` happened before the hour that began 168 hours ago."""
     hour = (await raw.time())[0] // 3600
     await raw.hset(BASE + "hours", mapping={"at": hour - 1, f"{hour - 168}:seq": first, f"{hour - 1}:seq": then})
+    await raw.hset(BASE + "minutes", "at", hour * 60 - 1)
 
 
 async def test_an_event_that_is_not_exported_is_kept_whatever_its_age(exported: Store, raw: Redis) -> None:

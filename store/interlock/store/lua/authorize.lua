@@ -50,8 +50,13 @@ local now = clock(state)
 roll(windows, state, audit, now, backlog_cap)
 local today = int(bucket(now, DAY))
 
-local function used_actions() return tonumber(redis.call('HGET', windows.minutes, 'total')) end
-local function used_today(what) return tonumber(redis.call('HGET', windows.days, today .. ':' .. what) or 0) end
+-- Read once, and only what there is a limit to.
+local used = { actions = 0, tool_calls = 0, spend = 0 }
+if max_actions >= 0 then used.actions = tonumber(redis.call('HGET', windows.minutes, 'total')) end
+if max_tool_calls >= 0 or max_spend >= 0 then
+  local counted = redis.call('HMGET', windows.days, today .. ':t:' .. tool, today .. ':s')
+  used.tool_calls, used.spend = tonumber(counted[1] or 0), tonumber(counted[2] or 0)
+end
 local function left(limit, used) return limit < 0 and '-1' or int(math.max(0, limit - used)) end
 local day_resets_in_ms = (bucket(now, DAY) + 1) * DAY - now
 
@@ -69,9 +74,8 @@ local function decide(verdict, reason, about, more)
     end
   end
   local decision = { verdict, reason, about, ARGV[18], int(more.fence or 0), int(more.retry_after_ms or 0), int(charged),
-    left(max_actions, max_actions < 0 and 0 or used_actions()),
-    left(max_tool_calls, max_tool_calls < 0 and 0 or used_today('t:' .. tool)),
-    left(max_spend, max_spend < 0 and 0 or used_today('s')), int(day_resets_in_ms) }
+    left(max_actions, used.actions), left(max_tool_calls, used.tool_calls), left(max_spend, used.spend),
+    int(day_resets_in_ms) }
   redis.call('SET', attempt, cmsgpack.pack(decision), 'PX', ATTEMPT_TTL_MS)
   return reply(decision)
 end
@@ -113,7 +117,7 @@ end
 local charged = (not vacant and tonumber(was.charged)) or 0
 local due = math.max(0, cost - charged)
 if ARGV[22] ~= '' then return decide('BLOCKED', ARGV[22], call_id) end
-if max_actions >= 0 and used_actions() >= max_actions then
+if max_actions >= 0 and used.actions >= max_actions then
   local wait
   local minute, newest = bucket(now, MINUTE) - 60, bucket(now, MINUTE)
   while max_actions > 0 and not wait and minute <= newest do
@@ -124,11 +128,11 @@ if max_actions >= 0 and used_actions() >= max_actions then
   end
   return decide('BLOCKED', 'max_actions_per_hour_exceeded', call_id, { retry_after_ms = wait or 0 })
 end
-if max_tool_calls >= 0 and used_today('t:' .. tool) >= max_tool_calls then
+if max_tool_calls >= 0 and used.tool_calls >= max_tool_calls then
   return decide('BLOCKED', 'max_calls_per_tool_exceeded', call_id,
     { retry_after_ms = max_tool_calls > 0 and day_resets_in_ms or 0 })
 end
-if max_spend >= 0 and due > 0 and used_today('s') + due > max_spend then
+if max_spend >= 0 and due > 0 and used.spend + due > max_spend then
   return decide('BLOCKED', 'max_spend_usd_per_day_exceeded', call_id,
     { retry_after_ms = due <= max_spend and day_resets_in_ms or 0 })
 end
@@ -146,7 +150,9 @@ end
 -- 5. Reserve. Reserving is charging. The fence outlives the counters: it never falls behind the clock.
 local fence = math.max(tonumber(redis.call('HGET', state, 'fence') or 0) + 1, now)
 redis.call('HSET', state, 'fence', int(fence))
-redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest', 'waiters')
+if was.state then
+  redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest', 'waiters')
+end
 redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', attempt_id, 'fence', int(fence),
   'fingerprint', fingerprint, 'tool', tool, 'lease_until', int(now + lease_ms), 'hold', hold, 'ttl', ttl_ms,
   'ambiguous', ambiguous and '1' or '0', 'charged', int(charged + due), 'due', int(due), 'at', int(now),
@@ -154,7 +160,7 @@ redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', at
 -- Who is asked what became of the call is told of it.
 if hold == '1' then redis.call('HSET', call, 'facts', ARGV[19]) end
 if repeatable then
-  redis.call('PERSIST', call)
+  if was.state then redis.call('PERSIST', call) end
   redis.call('ZADD', open, int(now + lease_ms), key)
   redis.call('SET', id, key, 'PX', int(tonumber(ttl_ms) + 7 * DAY))
 else
@@ -163,4 +169,5 @@ else
   redis.call('SET', id, key, 'PX', DAY)
 end
 tally(windows, now, now, tool, 1, due)
+used.actions, used.tool_calls, used.spend = used.actions + 1, used.tool_calls + 1, used.spend + due
 return decide('EXECUTE', 'ok', call_id, { fence = fence, charged = due })

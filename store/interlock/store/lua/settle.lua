@@ -49,7 +49,10 @@ if outcome == 'AMBIGUOUS' and was.hold == '1' then becomes = 'unknown' end
 if outcome == 'AMBIGUOUS' then ambiguous = true end
 
 redis.call('HSET', call, 'state', becomes, 'outcome', outcome, 'ambiguous', ambiguous and '1' or '0', 'due', '0',
-  'charged', int(tonumber(was.charged) - returned))
+  'charged', int(tonumber(was.charged) - returned),
+  -- What an answer says is only kept for who may ask for it.
+  unpack((outcome == 'SUCCEEDED' or was.waiters) and { 'failure', ARGV[7], 'status', ARGV[8], 'head', ARGV[9], 'body',
+    ARGV[10], 'kept', ARGV[11], 'size', ARGV[12], 'digest', ARGV[13] } or {}))
 if becomes == 'unknown' then
   -- Still this try's money, should it turn out not to have happened.
   redis.call('HSET', call, 'due', was.due)
@@ -60,10 +63,6 @@ else
   redis.call('ZREM', open, key)
   local lasting = becomes == 'succeeded' or ambiguous
   redis.call('PEXPIRE', call, lasting and was.ttl or FREED_TTL_MS)
-end
-if outcome == 'SUCCEEDED' or was.waiters then
-  redis.call('HSET', call, 'failure', ARGV[7], 'status', ARGV[8], 'head', ARGV[9], 'body', ARGV[10], 'kept', ARGV[11],
-    'size', ARGV[12], 'digest', ARGV[13])
 end
 -- A withdrawn attempt may be judged again; one that was given up may not.
 if event_type == 'withdrawal' and ARGV[7] == 'abandoned' then

@@ -1,5 +1,6 @@
 -- Counters by minute, hour and UTC day, each a hash of "<bucket>:<what>" with what = a (actions), b (refused),
--- s (spend, micro-USD) or t:<tool>; `days` has the actions of each UTC month beside, as "m:<YYYY-MM>". `minutes.total` is the sum of a over the running minute and the 60 before.
+-- s (spend, micro-USD) or t:<tool>; `days` has the actions of each UTC month beside, as "m:<YYYY-MM>", and `minutes` the
+-- sum of a over the running minute and the 60 before, as "total".
 local MINUTE, HOUR, DAY = 60000, 3600000, 86400000
 local KEEP = { [MINUTE] = 60, [HOUR] = 168, [DAY] = 7 }
 
@@ -23,15 +24,17 @@ local function begin(key, unit, now)
       total = total + value
     end
   end
-  redis.call('HSET', key, 'at', int(current), 'total', int(total))
+  redis.call('HSET', key, 'at', int(current))
+  if unit == MINUTE then redis.call('HSET', key, 'total', int(total)) end
   redis.call('PEXPIRE', key, (KEEP[unit] + 24) * unit)
   return last_seq
 end
 
 -- Brings all three up to date. Once an hour it also trims the trail to the events of the last 168 hours, unless (`cap` is
 -- not -1) that is the exporter's, which trims behind itself.
+-- All three are brought there together, so in a minute that was begun there is nothing to do.
 local function roll(windows, state, audit, now, cap)
-  begin(windows.minutes, MINUTE, now)
+  if not begin(windows.minutes, MINUTE, now) then return end
   begin(windows.days, DAY, now)
   local last_seq = begin(windows.hours, HOUR, now)
   if not last_seq then return end
@@ -45,7 +48,7 @@ local function add(windows, now, at, what, by)
   for unit, key in pairs({ [MINUTE] = windows.minutes, [HOUR] = windows.hours, [DAY] = windows.days }) do
     if bucket(at, unit) >= bucket(now, unit) - KEEP[unit] then
       redis.call('HINCRBY', key, int(bucket(at, unit)) .. ':' .. what, int(by))
-      if what == 'a' then redis.call('HINCRBY', key, 'total', int(by)) end
+      if what == 'a' and unit == MINUTE then redis.call('HINCRBY', key, 'total', int(by)) end
     end
   end
 end
