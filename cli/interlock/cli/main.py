@@ -18,6 +18,8 @@ from interlock.cli.sorting import Sort
 
 app = typer.Typer(
     help="A safety interlock for AI agents: the sidecar that stands between an agent and its tools.",
+    epilog="Begin with `interlock dev`: it prints a key. With that in INTERLOCK_API_KEY, register a tool: "
+    "`interlock tools put --help`. INTERLOCK_BASE_URL says where a sidecar is, if not at http://127.0.0.1:8400.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
 )

@@ -178,7 +178,7 @@ def _header(look: Look, view: View) -> list[Text]:
     rate, spend = sum(of["actions_per_minute"] for of in agents), sum(of["spend_usd_today"] for of in agents)
     facts = [
         f"interlock {clock}",
-        f"{len(agents)} agents" + (f", {off} off" if off else ""),
+        f"{len(agents)} agent{'' if len(agents) == 1 else 's'}" + (f", {off} off" if off else ""),
         f"{rate:.1f} calls/min",
         f"${spend:,.2f} today",
         f"by {view.sort}",

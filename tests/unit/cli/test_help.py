@@ -42,6 +42,12 @@ def test_each_command_says_what_it_is_for_and_shows_an_example(path: tuple[str, 
         assert f"$ {example}" in shown.output
 
 
+def test_the_first_help_says_where_to_begin() -> None:
+    shown = CliRunner().invoke(app, ["--help"], env={"COLUMNS": "200", "TERM": "dumb"})
+    for word in ("interlock dev", "INTERLOCK_API_KEY", "interlock tools put", "INTERLOCK_BASE_URL"):
+        assert word in shown.output
+
+
 def test_there_is_no_example_for_a_command_that_is_gone() -> None:
     assert {*EXAMPLES} <= {*PATHS}
 

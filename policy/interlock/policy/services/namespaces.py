@@ -84,7 +84,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
                 raise _not_found()
             keys = sum(not key.revoked_at_ms for key in await self._directory.keys(name))
             if keys and not request.force:
-                raise ConflictError("namespace_in_use", f"the namespace has {keys} keys that are not revoked")
+                raise ConflictError("namespace_in_use", f"the namespace has keys that are not revoked: {keys}")
             facts = _facts(identity, was, was, keys=keys)
             deleted = await self._directory.delete_namespace(was, force=request.force, facts=facts)
             if deleted is not None:
