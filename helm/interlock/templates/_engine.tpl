@@ -22,6 +22,14 @@
 {{- if and .Values.engine.tls.clientCaKey (not .Values.engine.tls.secretName) -}}
 {{- $needs = append $needs "engine.tls.clientCaKey: means nothing without engine.tls.secretName" -}}
 {{- end -}}
+{{- with .Values.engine.audit -}}
+{{- if and (or .stdout .http.url) (not .signingKeySecret.name) -}}
+{{- $needs = append $needs "engine.audit.signingKeySecret.name: name a Secret with the key that signs what is exported" -}}
+{{- end -}}
+{{- if and (hasPrefix "http://" .http.url) (not .http.acceptPlaintext) -}}
+{{- $needs = append $needs "engine.audit.http.url: is not encrypted; use https://, or set engine.audit.http.acceptPlaintext" -}}
+{{- end -}}
+{{- end -}}
 {{- if $needs -}}
 {{- fail (printf "the engine cannot run yet:\n  %s" (join "\n  " $needs)) -}}
 {{- end -}}
@@ -52,7 +60,45 @@ engine:
   admin_host: 0.0.0.0 # the kubelet and Prometheus come from outside the pod
   admin_port: {{ int .Values.engine.adminPort }}
   default_policy: {{ .Values.engine.defaultPolicy }}
+  default_plan: {{ .Values.engine.defaultPlan | quote }}
+  plans: {{ toJson .Values.engine.plans }}
+  {{- if .Values.engine.manifestsConfigMap }}
+  manifests:
+    - /etc/interlock/manifests
+  {{- end }}
   master_key_file: /etc/interlock/master-key/master.key
   drain_grace_ms: {{ int .Values.engine.drainGraceMs }}
   log_level: {{ .Values.engine.logLevel }}
+{{- with .Values.engine.audit }}
+{{- if or .stdout .http.url }}
+audit:
+  stdout: {{ .stdout }}
+  {{- with .http }}
+  {{- if .url }}
+  http:
+    url: {{ toJson .url }}
+    allow_plaintext: {{ .acceptPlaintext }}
+    {{- if .caSecret.name }}
+    tls_ca_file: /etc/interlock/audit-ca/ca.crt
+    {{- end }}
+  {{- end }}
+  {{- end }}
+  signing_key_file: /etc/interlock/audit-key/audit.key
+  backlog_cap: {{ int64 .backlogCap }}
+{{- end }}
+{{- end }}
+{{- end -}}
+
+{{/* The Secrets whose files the engine reads for the audit trail: what is mounted, by the folder it is mounted on. */}}
+{{- define "interlock.engine.auditFiles" -}}
+{{- $files := dict -}}
+{{- with .Values.engine.audit -}}
+{{- if or .stdout .http.url -}}
+{{- $_ := set $files "audit-key" (dict "secret" .signingKeySecret "path" "audit.key") -}}
+{{- end -}}
+{{- if and .http.url .http.caSecret.name -}}
+{{- $_ := set $files "audit-ca" (dict "secret" .http.caSecret "path" "ca.crt") -}}
+{{- end -}}
+{{- end -}}
+{{- toYaml $files -}}
 {{- end -}}

@@ -35,6 +35,12 @@ env:
     value: {{ int $sidecar.drainGraceMs | quote }}
   - name: INTERLOCK_SIDECAR__LOG_LEVEL
     value: {{ $sidecar.logLevel }}
+  {{- if $sidecar.otlpEndpoint }}
+  - name: INTERLOCK_SIDECAR__TRACES__OTLP_ENDPOINT
+    value: {{ $sidecar.otlpEndpoint | quote }}
+  - name: INTERLOCK_SIDECAR__TRACES__SAMPLE_RATIO
+    value: {{ toJson $sidecar.traceSampleRatio | quote }}
+  {{- end }}
   - name: INTERLOCK_SIDECAR__ENGINE__TARGET
     value: {{ $sidecar.target }}
   - name: INTERLOCK_SIDECAR__ENGINE__ALLOW_PLAINTEXT

@@ -15,7 +15,7 @@ VALUE_SETS = sorted(CHART.glob("ci/*.yaml"))
 
 Object = dict[str, Any]
 Secrets = Mapping[str, Mapping[str, str]]
-"""By name, and key in it."""
+"""By name, and key in it; ConfigMaps that the chart does not make, too."""
 
 
 def read(text: str) -> Any:
@@ -60,13 +60,16 @@ def environment(container: Object, secrets: Secrets) -> dict[str, str]:
 
 
 def mount(pod: Object, container: Object, secrets: Secrets, root: Path) -> None:
-    """Puts the files of Secrets where the container has them, below `root`."""
+    """Puts the files of Secrets, and of ConfigMaps given like them, where the container has them, below `root`."""
     volumes = {volume["name"]: volume for volume in pod["volumes"]}
     for each in container["volumeMounts"]:
         folder = root / each["mountPath"].lstrip("/")
         folder.mkdir(parents=True)
-        if source := volumes[each["name"]].get("secret"):
-            data = secrets[source["secretName"]]
+        volume = volumes[each["name"]]
+        source = volume.get("secret") or volume.get("configMap") or {}
+        name = source.get("secretName") or source.get("name")
+        if "secret" in volume or name in secrets:
+            data = secrets[name]
             items = source.get("items") or [{"key": key, "path": key} for key in data]
             for item in items:
                 (folder / item["path"]).write_text(data[item["key"]])

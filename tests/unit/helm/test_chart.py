@@ -12,6 +12,7 @@ import helm_python as helm
 import pytest
 from typer.testing import CliRunner
 
+from interlock.audit.heads import new_signing_key
 from interlock.cli.configuration import Configuration
 from interlock.cli.main import app
 from interlock.cli.needs import load_for
@@ -40,6 +41,7 @@ SECRETS = {
     "interlock-sidecar-token": {"token": "a token of sidecars"},
     "interlock-admin": {"key": new_key()},
     "shopper-interlock-key": {"key": new_key()},
+    "interlock-audit-key": {"audit.key": new_signing_key()},
 }
 
 
@@ -54,7 +56,9 @@ def secrets(tmp_path_factory: pytest.TempPathFactory) -> Secrets:
         "interlock-engine-tls": {**pair, "ca.crt": ca},
         "interlock-engine-ca": {"ca.crt": ca},
         "redis-ca": {"authority.pem": ca},
+        "collector": {"token": "of-the-collector", "secret": "whsec_c2VjcmV0", "ca.crt": ca},
         "shopper-tls": pair,
+        "shopper-tools": {"tools.yaml": "tools: {}\n"},
     }
 
 
@@ -163,7 +167,8 @@ def test_every_value_has_a_comment_of_its_own_or_of_its_secret() -> None:
         for above, line in itertools.pairwise(lines)
         if re.match(r" *\w+: *\S", line) and not above.lstrip().startswith("#")
     ]
-    assert set(bare) <= {'name: ""', "key: url", "key: ca.crt", "key: token", "key: master.key", "key: key"}
+    keys = ("url", "ca.crt", "token", "secret", "master.key", "audit.key", "key")
+    assert set(bare) <= {'name: ""', *(f"key: {key}" for key in keys)}
 
 
 @pytest.mark.parametrize("file", VALUE_SETS, ids=lambda file: file.stem)
@@ -196,6 +201,38 @@ def test_an_engine_with_tls_is_accepted_by_the_product(machine: Machine) -> None
     assert url.get_secret_value() == SECRETS["interlock-redis"]["url"]
 
 
+def test_an_engine_that_exports_applies_files_and_knows_plans_is_accepted_by_the_product(machine: Machine) -> None:
+    configuration = machine.accepts_engine(value_set("tls"))
+    audit, engine = configuration.audit, configuration.engine
+    assert (audit.sinks, audit.in_engine, audit.cap) == (("stdout", "http"), True, 5_000_000)
+    assert audit.http is not None
+    assert audit.http.bearer_token is not None
+    assert audit.http.bearer_token.get_secret_value() == "of-the-collector"
+    assert audit.http.hmac_secret is not None
+    assert audit.http.hmac_secret.get_secret_value() == "whsec_c2VjcmV0"
+    assert (engine.default_plan, engine.plans["free"].runs_per_month) == ("free", 5_000_000)
+    assert engine.manifests == [machine.root / "etc/interlock/manifests"]
+
+
+def test_nothing_is_exported_unless_a_sink_is_named(machine: Machine) -> None:
+    assert not machine.accepts_engine(value_set("plaintext")).audit.exports
+
+
+def test_an_audit_trail_is_exported_signed_and_not_in_the_clear_unasked() -> None:
+    values = value_set("plaintext")
+    values["engine"]["audit"] = {"http": {"url": "http://collector:8080/"}}
+    with pytest.raises(helm.HelmRenderError) as refused:
+        rendered(values)
+    missing = re.findall(r"^  ([\w.]+): ", str(refused.value), re.MULTILINE)
+    assert missing == ["engine.audit.signingKeySecret.name", "engine.audit.http.url"]
+
+
+def test_manifests_are_mounted_from_their_config_map() -> None:
+    volumes = {volume["name"]: volume for volume in engine_pod(value_set("tls"))["volumes"]}
+    assert volumes["manifests"]["configMap"] == {"name": "shopper-tools"}
+    assert "manifests" not in {volume["name"] for volume in engine_pod(value_set("plaintext"))["volumes"]}
+
+
 @pytest.mark.parametrize("name", ENGINE_SETS)
 def test_every_file_the_engine_is_told_of_is_mounted_from_its_secret(name: str) -> None:
     values = value_set(name)
@@ -203,8 +240,9 @@ def test_every_file_the_engine_is_told_of_is_mounted_from_its_secret(name: str) 
     folders = {mount["mountPath"]: mount["name"] for mount in pod["containers"][0]["volumeMounts"]}
     text = objects(values)["ConfigMap"]["data"]["interlock.yaml"]
     files = [Path(file) for file in re.findall(r"file: (\S+)", text)]
-    assert len(files) == {"plaintext": 1, "tls": 5}[name]
-    assert {str(file.parent) for file in files} | {"/etc/interlock/config"} == set(folders)
+    assert len(files) == {"plaintext": 1, "tls": 7}[name]
+    named = {str(file.parent) for file in files} | set(re.findall(r"- (/\S+)", text))
+    assert named | {"/etc/interlock/config"} == set(folders)
     assert set(folders.values()) == {volume["name"] for volume in pod["volumes"]}
     for volume in pod["volumes"]:
         if items := volume.get("secret", {}).get("items"):
@@ -271,6 +309,11 @@ def test_the_sidecar_in_the_example_is_accepted_by_the_product(tmp_path: Path, m
     assert (sidecar.allowed_hosts, sidecar.max_body_bytes) == (("tools.local",), 67_108_864)
     assert sidecar.engine.target == "grpcs://interlock-engine.governance.svc:8402"
     assert sidecar.agent_key is not None
+    assert sidecar.traces is not None
+    assert (sidecar.traces.otlp_endpoint, sidecar.traces.sample_ratio) == (
+        "http://collector.observability.svc:4318",
+        0.25,
+    )
 
 
 def test_the_sidecar_is_native_and_up_before_the_agent(tmp_path: Path) -> None:
