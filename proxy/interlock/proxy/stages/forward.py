@@ -11,7 +11,7 @@ import structlog
 
 from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
-from interlock.governance.values import replace
+from interlock.governance.values import dataclass, replace
 from interlock.proxy.body import Body
 from interlock.proxy.breaker import Breakers, CallBreakers
 from interlock.proxy.call import Call, Forwarded
@@ -46,6 +46,19 @@ MAX_UNHEARD_S = 300.0
 """So long an answer is read that nobody is given piece by piece: without an end, it would be read for ever."""
 SAY_WHEN = frozenset({429, 503})
 """Statuses whose Retry-After says when to try again."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Try:
+    """What one try goes out under."""
+
+    lease: HeldLease | NoLease
+    breakers: CallBreakers
+    number: int
+    """From 1."""
+    credential: Credential | None
+    renewed: bool = False
+    """Whether the credential is already the newer one."""
 
 
 class Forward:
@@ -101,7 +114,7 @@ class Forward:
         outcome = settled_outcome(tried.outcome, earlier_ambiguous=bool(earlier))
         return replace(tried, outcome=outcome, failure=call_failure(tried, earlier), upstream_s=upstream_s)
 
-    async def _try(self, call: Call, lease: HeldLease | NoLease, breakers: CallBreakers, tries: int) -> Forwarded:
+    async def _try(self, call: Call, lease: HeldLease | NoLease, breakers: CallBreakers, number: int) -> Forwarded:
         """One try, unless something holds it back: its credential, a breaker, or the lease when the first byte is to
         leave.
         """
@@ -114,90 +127,55 @@ class Forward:
             return _held_back("upstream_circuit_open", wait_s)
         if why_not := lease.why_not():
             return _held_back(why_not)
-        return await self._send(call, lease, breakers, tries, credential)
+        return await self._send(call, _Try(lease, breakers, number, credential))
 
-    async def _send(
-        self,
-        call: Call,
-        lease: HeldLease | NoLease,
-        breakers: CallBreakers,
-        tries: int,
-        credential: Credential | None,
-    ) -> Forwarded:
+    async def _send(self, call: Call, this: _Try) -> Forwarded:
         """Sends the call; where the tool does not accept its token, once more with a newer one: a 401 did nothing."""
-        tried, newer = await self._send_once(call, lease, breakers, tries, credential)
+        tried, newer = await self._send_once(call, this)
         if newer is None:
             return tried
-        again, _ = await self._send_once(call, lease, breakers, tries, newer, renewed=True)
+        again, _ = await self._send_once(call, replace(this, credential=newer, renewed=True))
         return replace(again, upstream_s=tried.upstream_s + again.upstream_s)
 
-    async def _send_once(
-        self,
-        call: Call,
-        lease: HeldLease | NoLease,
-        breakers: CallBreakers,
-        tries: int,
-        credential: Credential | None,
-        *,
-        renewed: bool = False,
-    ) -> tuple[Forwarded, Credential | None]:
+    async def _send_once(self, call: Call, this: _Try) -> tuple[Forwarded, Credential | None]:
         """What became of it, and a newer credential if the tool does not accept this one any more."""
         if call.trace is None:
-            return await self._told(call, lease, breakers, tries, credential, renewed=renewed)
-        with call.trace.sending(call, tries) as sending:
-            traced = replace(call, draft=sending.on(call.draft))
-            tried, newer = await self._told(traced, lease, breakers, tries, credential, renewed=renewed)
+            return await self._told(call, this)
+        with call.trace.sending(call, this.number) as sending:
+            tried, newer = await self._told(replace(call, draft=sending.on(call.draft)), this)
             sending.ended(tried)
         return tried, newer
 
-    async def _told(
-        self,
-        call: Call,
-        lease: HeldLease | NoLease,
-        breakers: CallBreakers,
-        tries: int,
-        credential: Credential | None,
-        *,
-        renewed: bool,
-    ) -> tuple[Forwarded, Credential | None]:
+    async def _told(self, call: Call, this: _Try) -> tuple[Forwarded, Credential | None]:
         """The same; a failure is told as what became of it, and to the breakers."""
         began = time.monotonic()
         try:
-            tried, newer = await self._exchange(call, lease, breakers, tries, credential, renewed=renewed)
+            tried, newer = await self._exchange(call, this)
         except UpstreamError as error:
-            if not error.sent and (why_not := lease.why_not()):
+            if not error.sent and (why_not := this.lease.why_not()):
                 return _held_back(why_not), None
             if error.sent:
-                breakers.connected()
+                this.breakers.connected()
             if error.reason not in NEVER_RETRIED:
-                breakers.failed(time.monotonic(), connecting=error.connecting)
+                this.breakers.failed(time.monotonic(), connecting=error.connecting)
             tried = Forwarded(outcome=outcome_of(0, sent=error.sent, whole=False), failure=error.reason)
             if not error.sent:
                 return tried, None
             newer = None
         return replace(tried, upstream_s=time.monotonic() - began), newer
 
-    async def _exchange(
-        self,
-        call: Call,
-        lease: HeldLease | NoLease,
-        breakers: CallBreakers,
-        tries: int,
-        credential: Credential | None,
-        *,
-        renewed: bool,
-    ) -> tuple[Forwarded, Credential | None]:
+    async def _exchange(self, call: Call, this: _Try) -> tuple[Forwarded, Credential | None]:
         """One request and its answer, which is left unread where a newer credential will do better."""
         if is_grpc(call.tool.url):
-            tried = await self._rpcs.once(call, lease, breakers, credential)
-            done = renewed or tried.passed
-            return tried, None if done else await self._newer(call, credential, tried.status)
-        request = signed(call, credential, int(time.time()), lease.why_not)
+            tried = await self._rpcs.once(call, this.lease, this.breakers, this.credential)
+            done = this.renewed or tried.passed
+            return tried, None if done else await self._newer(call, this.credential, tried.status)
+        request = signed(call, this.credential, int(time.time()), this.lease.why_not)
         async with self._upstream.send(request) as answer:
-            breakers.answered()
-            newer = None if renewed else await self._newer(call, credential, answer.status)
-            reading = _Reading(call, lease, answer, credential)
-            return (reading.head, newer) if newer is not None else (await reading.read(tries), None)
+            this.breakers.answered()
+            newer = None if this.renewed else await self._newer(call, this.credential, answer.status)
+            reading = _Reading(call, this.lease, answer, this.credential)
+            return (reading.head, newer) if newer is not None else (await reading.read(this.number), None)
 
     async def _newer(self, call: Call, credential: Credential | None, status: int) -> Credential | None:
         """A newer credential, if this status says that this one is not accepted any more."""
