@@ -142,9 +142,11 @@ async def test_a_call_is_asked_about_with_what_is_known_of_it_and_by_the_tool_as
     assert office.figures.unknown == 1
 
 
-async def test_nobody_is_asked_before_the_lease_and_the_longest_try_are_over(office: Office) -> None:
+@pytest.mark.parametrize("since_ms", [20_000, 250], ids=["as it is", "but since made shorter"])
+async def test_nobody_is_asked_before_the_lease_and_the_longest_try_are_over(office: Office, since_ms: int) -> None:
     await office.client.put_tool(**HOLD, timeout_ms=20_000)
     call = await office.hold()
+    await office.client.put_tool(**HOLD, timeout_ms=since_ms)
     record = "il:{default:bot-1}:call:" + call.permit.key
     for over_ms, asked in ((-1_000, 0), (5_000, 0), (20_500, 0), (21_500, 1)):
         now = await office.raw.time()

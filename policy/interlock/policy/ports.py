@@ -375,13 +375,15 @@ class Directory(Protocol):
 class HeldCall:
     """A call that must not be repeated, as it stands. Times are ms, and of Redis' clock.
 
-    `lease_over_ms` is how long its lease has been over, negative while it holds; `left` says that nobody is asked about
-    it any more. `facts` is the JSON object that was kept with its decision, empty if that is not known.
+    `lease_over_ms` is how long its lease has been over, negative while it holds; `lease_ms` how long it was at first, 0
+    if that is not known; `left` says that nobody is asked about it any more. `facts` is the JSON object that was kept
+    with its decision, empty if that is not known.
     """
 
     permit: Permit
     unknown: bool
     lease_over_ms: int
+    lease_ms: int
     age_ms: int
     first_seen_ms: int
     tries: int

@@ -136,7 +136,8 @@ class Reconciler:
     async def _decide(self, call: HeldCall) -> None:
         scope, name = call.permit.scope, call.permit.tool
         tool = (await self._knowledge.up_to_date(scope.namespace)).tool_for(scope.agent_id, name)
-        patience_ms = (tool.timeout_ms if tool else 0) + MARGIN_MS
+        # A lease is as long as the longest try, and that margin: so it tells of the tool as it was called.
+        patience_ms = max((tool.timeout_ms if tool else 0) + MARGIN_MS, call.lease_ms)
         if call.lease_over_ms < patience_ms:
             return await self._again(call, patience_ms - call.lease_over_ms, unknown=False)
         if not await self._held.hold(call.permit, patience_ms):

@@ -15,7 +15,20 @@ from interlock.store.connection import Connection
 from interlock.store.pipe import Argument
 from interlock.store.trails import RedisTrails
 
-FIELDS = ("state", "call_id", "tool", "fence", "attempt", "lease_until", "hold", "first_seen", "tries", "facts", "left")
+FIELDS = (
+    "state",
+    "call_id",
+    "tool",
+    "fence",
+    "attempt",
+    "lease_until",
+    "lease",
+    "hold",
+    "first_seen",
+    "tries",
+    "facts",
+    "left",
+)
 
 
 class RedisHeld:
@@ -71,6 +84,7 @@ def _held(scope: Scope, key: str, row: Sequence[Any], now_ms: int) -> HeldCall |
         permit=permit,
         unknown=record["state"] == "unknown",
         lease_over_ms=now_ms - int(record["lease_until"]),
+        lease_ms=int(record["lease"] or 0),
         age_ms=now_ms - int(record["first_seen"]),
         first_seen_ms=int(record["first_seen"]),
         tries=int(record["tries"]),

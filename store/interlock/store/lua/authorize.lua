@@ -157,8 +157,8 @@ redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', at
   'fingerprint', fingerprint, 'tool', tool, 'lease_until', int(now + lease_ms), 'hold', hold, 'ttl', ttl_ms,
   'ambiguous', ambiguous and '1' or '0', 'charged', int(charged + due), 'due', int(due), 'at', int(now),
   'tries', int(tonumber(was.tries or 0) + 1), 'first_seen', (not vacant and was.first_seen) or int(now))
--- Who is asked what became of the call is told of it.
-if hold == '1' then redis.call('HSET', call, 'facts', ARGV[19]) end
+-- Who is asked what became of the call is told of it, and not before it must be over, however the tool is changed.
+if hold == '1' then redis.call('HSET', call, 'facts', ARGV[19], 'lease', int(lease_ms)) end
 if repeatable then
   if was.state then redis.call('PERSIST', call) end
   redis.call('ZADD', open, int(now + lease_ms), key)
