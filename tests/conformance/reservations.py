@@ -5,7 +5,7 @@ import hashlib
 import secrets
 from typing import Any
 
-from interlock.policy import credentials
+from interlock.governance.ids import new_id
 from interlock.policy.model import Decision, Epochs, Limits, Permit, Scope
 from interlock.policy.ports import Decided, Reservation
 from interlock.store.opening import Store
@@ -19,7 +19,7 @@ def reservation(call: str = "one", **changes: Any) -> Reservation:
     made = Reservation(
         scope=AGENT,
         attempt_id=secrets.token_hex(8),
-        call_id=credentials.new_id("call"),
+        call_id=new_id("call"),
         key=digest,
         fingerprint=digest,
         tool="charge",

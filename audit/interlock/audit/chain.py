@@ -14,8 +14,6 @@ import rfc8785
 from interlock.audit.cloudevents import CONTENT_TYPE, cloud_event
 from interlock.policy.model import ChainPoint, Event
 
-GENESIS = "0" * 64
-"""What the first event of a chain holds for the hash of the one before it."""
 _BEHIND = b'"datacontenttype":"%s",' % CONTENT_TYPE.encode()
 """What stands right before `hash` in canonical JSON. Of the keys behind it none holds an object, and within a string a
 quote is escaped: so its last occurrence is the one."""

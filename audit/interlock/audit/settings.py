@@ -8,8 +8,9 @@ from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SecretStr
 
+from interlock.policy.model import NO_EXPORT
+
 MiB = 1_048_576
-NO_EXPORT = -1
 WHSEC = "whsec_"
 
 

@@ -8,13 +8,13 @@ from dataclasses import dataclass, replace
 import structlog
 from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wait_random_exponential
 
-from interlock.audit.chain import GENESIS, seal
+from interlock.audit.chain import seal
 from interlock.audit.heads import SigningKey
 from interlock.audit.leading import Lease
 from interlock.audit.ports import Recorder, Sink, SinkRefusedError, SinkUnavailableError
 from interlock.audit.settings import AuditSettings
 from interlock.governance.errors import UnavailableError
-from interlock.policy.model import ChainPoint, Event, Progress, Scope, TrailState
+from interlock.policy.model import GENESIS, ChainPoint, Event, Progress, Scope, TrailState
 from interlock.policy.ports import Trails
 
 log = structlog.get_logger(__name__)

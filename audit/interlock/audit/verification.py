@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
 
-from interlock.audit.chain import GENESIS
 from interlock.audit.heads import PublicKey
 from interlock.audit.lines import MAX_LINE, Agent, BadLineError, Link, Place, lines_of, link_of
+from interlock.policy.model import GENESIS
 
 PRINTABLE = frozenset(string.printable[:95])
 

@@ -212,8 +212,7 @@ def _switched(tool: Tool, enabled: bool | None, before: Tool | None) -> tuple[To
     off = enabled is False
     switched = replace(tool, enabled=not (off or by_hand), disabled_by_file=off and not by_hand)
     if before is not None and not before.enabled and not switched.enabled:
-        pull = {name: getattr(before, name) for name in ("disabled_reason", "disabled_at_ms", "disabled_by")}
-        switched = replace(switched, **pull)
+        switched = tools.pulled_as(switched, before)
     return switched, by_hand and not off
 
 

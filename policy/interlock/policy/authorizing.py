@@ -7,13 +7,15 @@ used: the policy is learned, or the decision withdrawn, and the call is judged a
 import orjson
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
+from interlock.governance.ids import new_id
 from interlock.governance.values import dataclass, replace
-from interlock.policy import access, credentials, rules
+from interlock.policy import access, rules
 from interlock.policy.knowledge import Knowledge, Standing
 from interlock.policy.model import (
     ATTEMPT_ID,
     CALL_ID,
     MAX_SPEND_MICROS,
+    METHOD,
     Decision,
     Dedup,
     Limits,
@@ -188,7 +190,7 @@ def check(question: Question) -> None:
         "args_digest": len(question.args_digest) not in (0, DIGEST_BYTES),
         "idempotency_key": len(question.caller_key.encode()) > MAX_KEY_BYTES,
         "run_id": len(question.run_id.encode()) > MAX_RUN_ID_BYTES,
-        "method": not (question.method.isascii() and question.method.isalpha() and len(question.method) <= 16),
+        "method": not METHOD.fullmatch(question.method),
         "declared_spend_micros": not 0 <= question.declared_micros <= MAX_SPEND_MICROS,
         "awaited_call_id": bool(question.awaited_call_id) and not CALL_ID.fullmatch(question.awaited_call_id),
     }
@@ -235,7 +237,7 @@ def _reservation(
     return Reservation(
         scope=scope,
         attempt_id=question.attempt_id,
-        call_id=credentials.new_id("call"),
+        call_id=new_id("call"),
         key=key,
         fingerprint=question.fingerprint.hex(),
         tool=tool.name,

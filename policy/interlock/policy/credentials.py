@@ -1,4 +1,4 @@
-"""API keys and ids. A key is 32 random bytes in base62 and is kept nowhere: only its SHA-256 is."""
+"""API keys. A key is 32 random bytes in base62 and is kept nowhere: only its SHA-256 is."""
 
 import hashlib
 import re
@@ -6,9 +6,7 @@ import secrets
 from dataclasses import dataclass, field, replace
 from typing import Self
 
-from interlock.governance.ids import base62, new_id
-
-__all__ = ["address", "base62", "looks_like_key", "new_id", "new_key"]
+from interlock.governance.ids import base62
 
 KEY_PREFIX = "once_live_"
 _KEY = re.compile(rf"{KEY_PREFIX}[0-9A-Za-z]{{43}}", re.ASCII)

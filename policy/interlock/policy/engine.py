@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_health.v1.health import aio as health
 
 from interlock.governance.errors import InterlockError
+from interlock.governance.ids import new_id
 from interlock.governance.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -187,7 +188,7 @@ class Engine:
 
     async def bootstrap(self, key: str) -> bool:
         """Creates the first admin key of the default namespace. False if that key existed before, revoked or not."""
-        identity = Identity(credentials.new_id("key"), DEFAULT_NAMESPACE, Role.ADMIN)
+        identity = Identity(new_id("key"), DEFAULT_NAMESPACE, Role.ADMIN)
         return await self._directory.create_key(credentials.address(key), ApiKey(identity, "bootstrap", 0))
 
     async def _stop_watching(self) -> None:

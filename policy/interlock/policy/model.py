@@ -15,6 +15,7 @@ TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}", re.ASCII)
 OWNER = re.compile(r"[A-Za-z0-9_.@:/-]{1,128}", re.ASCII)
 ATTEMPT_ID = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
 CALL_KEY = re.compile(r"[0-9a-f]{64}", re.ASCII)
+METHOD = re.compile(r"[A-Za-z]{1,16}", re.ASCII)
 CALL_ID = re.compile(r"call_[0-9A-Za-z]{22}", re.ASCII)
 
 MAX_SPEND_MICROS = 10**12
@@ -412,6 +413,12 @@ class ChainPoint:
 
     seq: int
     hash: str
+
+
+NO_EXPORT = -1
+"""The backlog cap where nothing is exported."""
+GENESIS = "0" * 64
+"""What the first event of a chain holds for the hash of the one before it."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,8 +4,9 @@ import re
 from dataclasses import dataclass, replace
 
 from interlock.governance.errors import InternalError, InvalidRequestError
+from interlock.governance.ids import new_id
 from interlock.governance.tool_urls import HTTP_SCHEMES, SCHEMES, Address, is_grpc, problem_of_address, problem_of_url
-from interlock.policy import credentials, upstream
+from interlock.policy import upstream
 from interlock.policy.model import AGENT_ID, TOOL_NAME, Sealed, Switch, Tool, ToolSecret
 from interlock.policy.secrets import Keyring, mask_of
 
@@ -150,8 +151,7 @@ def switched(tool: Tool, stored: Tool | None, *, enabled: bool | None, by: Switc
         return replace(tool, enabled=True, disabled_by_file=False, disabled_reason="", disabled_at_ms=0, disabled_by="")
     off = stored if stored is not None and not stored.enabled else None
     if enabled is None and off is not None:
-        pull = {name: getattr(off, name) for name in PULL}
-        return replace(tool, enabled=False, **pull)
+        return pulled_as(tool, off)
     return replace(
         tool,
         enabled=False,
@@ -161,6 +161,11 @@ def switched(tool: Tool, stored: Tool | None, *, enabled: bool | None, by: Switc
         disabled_by=by.changed_by,
         updated_at_ms=now_ms,
     )
+
+
+def pulled_as(tool: Tool, other: Tool) -> Tool:
+    """The tool, off as another is: by whom, why and since when."""
+    return replace(tool, enabled=False, **{name: getattr(other, name) for name in PULL})
 
 
 def signing_secrets(tool: Tool, owner: str, keyring: Keyring, now_ms: int) -> list[str]:
@@ -177,7 +182,7 @@ def owner_of(namespace: str, tool: Tool) -> str:
 
 def _secret(value: str, owner: str, keyring: Keyring) -> ToolSecret:
     # Random: an id computed from the secret would let whoever sees it try guesses without us.
-    return ToolSecret(credentials.new_id("sec"), mask_of(value), keyring.seal(value, owner))
+    return ToolSecret(new_id("sec"), mask_of(value), keyring.seal(value, owner))
 
 
 def _opened(sealed: Sealed, owner: str, keyring: Keyring) -> str | None:

@@ -48,10 +48,6 @@ class Place:
     host: str
     port: int
 
-    @property
-    def speaks_grpc(self) -> bool:
-        return self.scheme in GRPC_SCHEMES
-
 
 class ToolUrlError(ValueError):
     """What is wrong with a URL, said of `it`."""

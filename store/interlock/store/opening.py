@@ -4,6 +4,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from interlock.policy.model import NO_EXPORT
 from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
 from interlock.store.held import RedisHeld
@@ -11,7 +12,7 @@ from interlock.store.ledger import RedisLedger
 from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
 from interlock.store.settings import RedisSettings
-from interlock.store.trails import NO_EXPORT, RedisTrails
+from interlock.store.trails import RedisTrails
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from interlock.governance.errors import UnavailableError
-from interlock.policy.model import ChainPoint, Event, Progress, Scope, TrailState
+from interlock.policy.model import NO_EXPORT, ChainPoint, Event, Progress, Scope, TrailState
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.pipe import Command
@@ -18,7 +18,6 @@ log = structlog.get_logger(__name__)
 
 T = TypeVar("T")
 
-NO_EXPORT = -1
 HOUR_MS = 3_600_000
 HINT_S = 0.2
 """Trails that grew are told of together, this often."""

@@ -11,8 +11,9 @@ from cloudevents.core.formats.json import JSONFormat
 from hypothesis import given
 from hypothesis import strategies as st
 
-from interlock.audit.chain import GENESIS, hash_of, is_canonical, seal
+from interlock.audit.chain import hash_of, is_canonical, seal
 from interlock.audit.lines import _parsed, link_of
+from interlock.policy.model import GENESIS
 from tests.unit.audit.trails import event
 
 FACTS = st.dictionaries(

@@ -5,9 +5,9 @@ from pathlib import Path
 
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
-from interlock.audit.chain import GENESIS, Sealed, seal
+from interlock.audit.chain import Sealed, seal
 from interlock.audit.heads import SigningKey
-from interlock.policy.model import Event, Scope
+from interlock.policy.model import GENESIS, Event, Scope
 
 KEY = SigningKey(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
 AT_MS = 1_767_225_600_123

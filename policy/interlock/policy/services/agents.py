@@ -11,6 +11,7 @@ from interlock.policy.model import Event, Identity, Role, Scope, Switch, Tool
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, Ledger, Overview
 from interlock.policy.services.messages import agent_status, event_message, standing_message, switch_status
+from interlock.policy.services.paging import limit_of
 from interlock.policy.services.rpc import Caller, rpc
 from interlock.policy.settings import Feature
 from interlock.policy.switching import Switching
@@ -64,11 +65,10 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
     @rpc
     async def ListAgents(self, request: pb.ListAgentsRequest, caller: Caller) -> pb.ListAgentsResponse:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
-        if not 0 <= request.limit <= MAX_AGENTS:
-            raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_AGENTS}", field="limit")
+        limit = limit_of(request.limit, default=DEFAULT_AGENTS, most=MAX_AGENTS)
         named = await self._listed(identity)
         first = bisect_right(named, request.after)
-        page = named[first : first + (request.limit or DEFAULT_AGENTS)]
+        page = named[first : first + limit]
         standings = await self._overview.standings([Scope(identity.namespace, agent) for agent in page])
         namespace = (await self._knowledge.up_to_date(identity.namespace)).namespace
         return pb.ListAgentsResponse(agents=[standing_message(standing, namespace) for standing in standings])
@@ -76,9 +76,8 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
     @rpc
     async def ListDecisions(self, request: pb.ListDecisionsRequest, caller: Caller) -> pb.ListDecisionsResponse:  # noqa: N802 - the contract's name
         scope = await self._readable(caller, request.agent_id, "logs")
-        if not 0 <= request.limit <= MAX_DECISIONS:
-            raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_DECISIONS}", field="limit")
-        decisions = await self._decisions(scope, request.limit or DEFAULT_DECISIONS)
+        limit = limit_of(request.limit, default=DEFAULT_DECISIONS, most=MAX_DECISIONS)
+        decisions = await self._decisions(scope, limit)
         return pb.ListDecisionsResponse(decisions=[event_message(event) for event in decisions])
 
     @rpc

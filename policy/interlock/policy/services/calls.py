@@ -13,6 +13,7 @@ from interlock.policy.ports import Directory, Ledger, Trails
 from interlock.policy.runs import Runs
 from interlock.policy.services.agents import check_reason
 from interlock.policy.services.messages import OUTCOME_OF, call_message, event_message, trail_message
+from interlock.policy.services.paging import after_of, limit_of
 from interlock.policy.services.rpc import Caller, Write, rpc, rpc_stream
 
 MAX_LISTED = 1000
@@ -36,7 +37,7 @@ class CallsService(admin_pb2_grpc.CallsServicer):
     @rpc
     async def ListCalls(self, request: pb.ListCallsRequest, caller: Caller) -> pb.ListCallsResponse:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
-        limit = _limit(request.limit)
+        limit = limit_of(request.limit, default=DEFAULT_LISTED, most=MAX_LISTED)
         records: list[CallRecord] = []
         for scope in await self._scopes(identity, request.agent_id):
             records += await self._ledger.open_calls(scope)
@@ -112,9 +113,8 @@ class AuditService(admin_pb2_grpc.AuditServicer):
     async def ListEvents(self, request: pb.ListEventsRequest, caller: Caller) -> pb.ListEventsResponse:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         scope = access.readable_agent(identity, request.agent_id)
-        if request.after_seq < 0:
-            raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
-        events = await self._ledger.events(scope, after_seq=request.after_seq, limit=_limit(request.limit))
+        limit = limit_of(request.limit, default=DEFAULT_LISTED, most=MAX_LISTED)
+        events = await self._ledger.events(scope, after_seq=after_of(request.after_seq), limit=limit)
         return pb.ListEventsResponse(events=[event_message(event) for event in events])
 
     @rpc
@@ -151,9 +151,3 @@ class AuditService(admin_pb2_grpc.AuditServicer):
             await write(pb.FollowEventsResponse(events=events, cursor=followed.cursor))
 
         await self._following.follow(subject, lambda: self._knowledge.authenticate(caller.credential), tell)
-
-
-def _limit(limit: int) -> int:
-    if not 0 <= limit <= MAX_LISTED:
-        raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_LISTED}", field="limit")
-    return limit or DEFAULT_LISTED

@@ -16,7 +16,7 @@ from interlock.policy import access
 from interlock.policy.authorizing import Authorizer, ToolChanged
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, NAMESPACE, TOOL_NAME, Tool
+from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, CALL_KEY, NAMESPACE, TOOL_NAME, Tool
 from interlock.policy.ports import Ledger
 from interlock.policy.renewing import Renewer
 from interlock.policy.runs import Runs
@@ -38,7 +38,6 @@ from interlock.policy.waiting import Waits
 
 log = structlog.get_logger(__name__)
 
-KEY_DIGITS = 64
 MAX_BODY_BYTES = 1_048_576
 MAX_OPEN_QUESTIONS = 4096
 """Questions of one stream that may be under way; further ones wait in the stream (gRPC flow control)."""
@@ -257,7 +256,7 @@ def check_permit(permit: pb.Permit) -> None:
         "namespace": not NAMESPACE.fullmatch(permit.namespace),
         "agent_id": not AGENT_ID.fullmatch(permit.agent_id),
         "tool": not TOOL_NAME.fullmatch(permit.tool),
-        "key": len(permit.key) != KEY_DIGITS or not permit.key.isalnum() or not permit.key.isascii(),
+        "key": not CALL_KEY.fullmatch(permit.key),
         "call_id": not CALL_ID.fullmatch(permit.call_id),
         "attempt_id": not ATTEMPT_ID.fullmatch(permit.attempt_id),
     }

@@ -5,6 +5,7 @@ import json
 import structlog
 
 from interlock.governance.errors import InternalError, InvalidRequestError, NotFoundError
+from interlock.governance.ids import new_id
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
 from interlock.policy import access, credentials
@@ -35,7 +36,7 @@ class KeysService(admin_pb2_grpc.KeysServicer):
         if len(request.label) > MAX_LABEL:
             raise InvalidRequestError("invalid_request", f"a label has at most {MAX_LABEL} characters", field="label")
         value = credentials.new_key()
-        made = Identity(credentials.new_id("key"), identity.namespace, role, bound_to)
+        made = Identity(new_id("key"), identity.namespace, role, bound_to)
         address = credentials.address(value)
         facts = {"key_id": identity.key_id, "made": made.key_id, "role": role.name.lower(), "agent_id": bound_to}
         await self._directory.create_key(address, ApiKey(made, request.label, 0), facts=json.dumps(facts))

@@ -12,6 +12,7 @@ from interlock.policy.degraded import Told
 from interlock.policy.model import (
     AUTHORIZATION,
     BEARER,
+    GENESIS,
     AgentStanding,
     Answer,
     ApiKey,
@@ -32,8 +33,6 @@ from interlock.policy.model import (
     VersionedPolicy,
 )
 from interlock.policy.rules import terms
-
-NO_HASH = "0" * 64
 
 DEDUP = {
     Dedup.DERIVED: governance_pb2.DEDUP_MODE_DERIVED,
@@ -402,7 +401,7 @@ def trail_message(state: TrailState, first_seq: int) -> admin_pb2.Trail:
         agent_id=state.scope.agent_id,
         first_seq=first_seq,
         last_seq=state.last_seq,
-        hash_before=before.hash if before is not None and known else NO_HASH,
+        hash_before=before.hash if before is not None and known else GENESIS,
     )
 
 

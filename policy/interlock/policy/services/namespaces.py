@@ -15,6 +15,7 @@ from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Directory, Quotas
 from interlock.policy.runs import month_end_ms
 from interlock.policy.services.messages import event_message, policy_message, policy_of
+from interlock.policy.services.paging import after_of, limit_of
 from interlock.policy.services.rpc import Caller, rpc
 
 log = structlog.get_logger(__name__)
@@ -101,14 +102,10 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
     async def ListChanges(self, request: pb.ListChangesRequest, caller: Caller) -> admin_pb2.ListEventsResponse:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.ADMIN if request.everywhere else Role.VIEWER)
-        if request.after_seq < 0:
-            raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
-        if not 0 <= request.limit <= MAX_LISTED:
-            raise InvalidRequestError("invalid_request", f"limit is 1 to {MAX_LISTED}", field="limit")
         events = await self._directory.trail(
             None if request.everywhere else identity.namespace,
-            after_seq=request.after_seq,
-            limit=request.limit or DEFAULT_LISTED,
+            after_seq=after_of(request.after_seq),
+            limit=limit_of(request.limit, default=DEFAULT_LISTED, most=MAX_LISTED),
         )
         return admin_pb2.ListEventsResponse(events=[event_message(event) for event in events])
 

@@ -47,17 +47,21 @@ def rpc(method: Callable[[Any, Any, Caller], Awaitable[Any]]) -> Callable[[Any, 
     async def handler(self: Any, request: Any, context: Any) -> Any:
         try:
             return await method(self, request, caller_of(context))
-        except InterlockError as error:
-            await abort(context, error)
-        except Exception:
-            log.exception("rpc.failed", method=method.__qualname__)
-            await abort(context, InternalError("internal", "the governance engine failed"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told that it failed
+            await _fail(context, method.__qualname__, error)
 
     return handler
 
 
 async def abort(context: Any, error: InterlockError) -> None:
     await context.abort(CODES[error.kind], error.message, details_of(error))
+
+
+async def _fail(context: Any, method: str, error: Exception) -> None:
+    if not isinstance(error, InterlockError):
+        log.error("rpc.failed", method=method, exc_info=error)
+        error = InternalError("internal", "the governance engine failed")
+    await abort(context, error)
 
 
 Write = Callable[[Any], Awaitable[None]]
@@ -73,10 +77,7 @@ def rpc_stream(
     async def handler(self: Any, request: Any, context: Any) -> None:
         try:
             await method(self, request, caller_of(context), context.write)
-        except InterlockError as error:
-            await abort(context, error)
-        except Exception:
-            log.exception("rpc.failed", method=method.__qualname__)
-            await abort(context, InternalError("internal", "the governance engine failed"))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told that it failed
+            await _fail(context, method.__qualname__, error)
 
     return handler

@@ -1531,8 +1531,8 @@ class Event(_message.Message):
     at_ms: _builtins.int
     """Unix ms."""
     type: _builtins.str
-    """`decision`, `refusals` (many alike, counted in `facts`), `settlement`, `stale_settlement`, `withdrawal`, `resolution`,
-    `switch`, `policy`.
+    """`decision`, `refusals` (many alike, counted in `facts`), `degraded`, `settlement`, `stale_settlement`, `withdrawal`,
+    `resolution`, `reconciliation`, `switch`, `policy`; of changes above the agents also `namespace`, `key`, `tool`.
     """
     agent_id: _builtins.str
     """The agent."""
