@@ -100,25 +100,25 @@ async def test_a_policy_comes_back_as_it_was_put_with_a_growing_version(store: S
     policy = Policy(("a*",), ("b",), 1, 2, {"c": 3}, (PricingRule("d", 4),), "alert")
     assert await store.directory.policy(AGENT) == VersionedPolicy(None, 0)
     for version in (1, 2):
-        assert await store.directory.put_policy(AGENT, VersionedPolicy(policy), "{}") == version
+        assert await store.directory.put_policy(AGENT, policy, "{}") == version
     assert await store.directory.policy(AGENT) == VersionedPolicy(policy, 2)
     assert (await store.directory.policies([Scope("acme", "other"), AGENT]))[1].policy == policy
 
 
 async def test_a_policy_changes_only_from_the_version_that_is_named(store: Store) -> None:
     put = store.directory.put_policy
-    policies = [VersionedPolicy(Policy(max_actions_per_hour=n)) for n in range(20)]
+    policies = [Policy(max_actions_per_hour=n) for n in range(20)]
     versions = await asyncio.gather(*(put(AGENT, policy, "{}", replaces=0) for policy in policies))
     assert sorted(versions) == [0] * 19 + [1]
     assert await put(AGENT, policies[0], "{}", managed_by="team", replaces=1) == 2
     assert await put(AGENT, policies[1], "{}") == 3
-    assert await store.directory.policy(AGENT) == VersionedPolicy(policies[1].policy, 3, "team")
+    assert await store.directory.policy(AGENT) == VersionedPolicy(policies[1], 3, "team")
 
 
 async def test_a_deleted_policy_is_none_of_a_later_version(store: Store, raw: Redis) -> None:
     directory = store.directory
     assert await directory.delete_policy(AGENT, "{}") == 0
-    await directory.put_policy(AGENT, VersionedPolicy(Policy()), "{}", managed_by="team")
+    await directory.put_policy(AGENT, Policy(), "{}", managed_by="team")
     assert await directory.delete_policy(AGENT, "{}", replaces=7) is None
     assert await directory.delete_policy(AGENT, "{}", replaces=1) == 2
     assert await directory.policy(AGENT) == VersionedPolicy(None, 2)

@@ -143,7 +143,7 @@ async def test_a_retry_brings_a_call_back_that_was_held_before_anybody_looked_af
 async def test_a_resolved_call_is_out_of_the_index_at_once(store: Store, raw: Redis) -> None:
     permit = await execute(store, hold=True)
     await settle(store, permit, Outcome.AMBIGUOUS)
-    await store.held.plan(AGENT, permit.key, 60_000, unknown=True)
+    await store.held.schedule(AGENT, permit.key, 60_000, unknown=True)
     assert (await store.held.take(10, CLAIM_MS)).unknown == 1
     await resolve(store, permit, Outcome.SUCCEEDED)
     assert await raw.exists(HELD, UNKNOWN) == 0

@@ -265,7 +265,7 @@ async def test_the_order_is_switch_then_list_then_key_then_budget(store: Store) 
 
 async def test_a_policy_that_moved_is_returned_and_nothing_is_written(store: Store) -> None:
     policy = Policy(allowed_tools=("a*",), max_calls_per_tool={"a": 1})
-    assert await store.directory.put_policy(AGENT, VersionedPolicy(policy), "{}") == 1
+    assert await store.directory.put_policy(AGENT, policy, "{}") == 1
     before = await store.ledger.events(AGENT, after_seq=0, limit=9)
     moved = await store.ledger.authorize(reservation())
     assert moved == PolicyMoved(VersionedPolicy(policy, 1))

@@ -6,7 +6,7 @@ import dataclasses
 import pytest
 from redis.asyncio import Redis
 
-from interlock.policy.model import Limits, Outcome, Policy, Scope, Switch, VersionedPolicy
+from interlock.policy.model import Limits, Outcome, Policy, Scope, Switch
 from interlock.policy.ports import Position
 from interlock.store.opening import Store
 from tests.conformance.reservations import AGENT, decide, execute
@@ -16,14 +16,14 @@ NOBODY = Scope("acme", "nobody")
 
 
 async def test_agents_stand_as_what_they_did_says(store: Store) -> None:
-    await store.directory.put_policy(AGENT, VersionedPolicy(Policy(max_actions_per_hour=9)), "{}")
+    await store.directory.put_policy(AGENT, Policy(max_actions_per_hour=9), "{}")
     running, done, lost = [
         await execute(store, call, hold=True, policy_version=1) for call in ("running", "done", "lost")
     ]
     await store.ledger.settle(done, Outcome.SUCCEEDED, None, "", event="settlement", facts="{}")
     await store.ledger.settle(lost, Outcome.AMBIGUOUS, None, "reset", event="settlement", facts="{}")
     await decide(store, "refused", rule_reason="tool_explicitly_blocked", policy_version=1)
-    await store.directory.switch_agent(OTHER, Switch(True, "too dear"), "{}")
+    await store.directory.switch_agent(OTHER, Switch(True, "too dear", changed_by="key_1"), "{}")
 
     first, other, nobody = await store.overview.standings([AGENT, OTHER, NOBODY])
     assert (first.actions_in_hour, first.spend_today_micros, first.blocked_today) == (3, 3_000_000, 1)
@@ -32,7 +32,8 @@ async def test_agents_stand_as_what_they_did_says(store: Store) -> None:
     assert first.policy.policy.max_actions_per_hour == 9
     assert 1.5 <= first.actions_per_minute <= 3
     assert first.last_seen_ms == (await store.ledger.latest_events(AGENT, before_seq=None, limit=1))[0].at_ms
-    assert (other.switch.pulled, other.switch.reason) == (True, "too dear")
+    assert other.switch == await store.directory.agent_switch(OTHER)
+    assert (other.switch.pulled, other.switch.reason, other.switch.changed_by) == (True, "too dear", "key_1")
     assert dataclasses.replace(nobody, agent_id="") == dataclasses.replace(
         nobody, agent_id="", last_seen_ms=0, actions_in_hour=0, running=0, unknown=0, switch=Switch()
     )

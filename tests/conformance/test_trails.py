@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Sequence
 import pytest
 from redis.asyncio import Redis
 
-from interlock.policy.model import ChainPoint, Event, Limits, Outcome, Policy, Progress, Scope, Switch, VersionedPolicy
+from interlock.policy.model import ChainPoint, Event, Limits, Outcome, Policy, Progress, Scope, Switch
 from interlock.store.opening import Store, open_store
 from interlock.store.settings import RedisSettings
 from tests.conformance.conftest import Silent
@@ -254,7 +254,7 @@ async def test_a_trail_that_is_exported_goes_in_the_end_and_one_that_is_not_stay
 @pytest.mark.parametrize("change", ["policy", "switch"])
 async def test_a_change_by_an_operator_waits_for_the_exporter_too(exported: Store, raw: Redis, change: str) -> None:
     if change == "policy":
-        await exported.directory.put_policy(AGENT, VersionedPolicy(Policy()), "{}")
+        await exported.directory.put_policy(AGENT, Policy(), "{}")
     else:
         await exported.directory.switch_agent(AGENT, Switch(True, ""), "{}")
     assert await raw.pttl(BASE + "audit") == -1

@@ -148,7 +148,8 @@ async def test_an_applied_policy_and_a_deleted_one_hold_for_the_very_next_decisi
 async def test_a_change_by_hand_keeps_the_owner_and_the_next_apply_takes_it_back(engine: EngineClient) -> None:
     await apply(engine, tool("charge", timeout_ms=500), policy("bot-1", max_actions_per_hour=1))
     await engine.put_tool("charge", timeout_ms=9000)
-    await engine.ask(engine.policies.PutPolicy, policy("bot-1", max_actions_per_hour=9))
+    put = await engine.ask(engine.policies.PutPolicy, policy("bot-1", max_actions_per_hour=9))
+    assert (put.version, put.managed_by) == (2, "team")
     assert (await tools_of(engine))["charge"].managed_by == "team"
     asked = (tool("charge", timeout_ms=500), policy("bot-1", max_actions_per_hour=1))
     assert set((await apply(engine, *asked)).values()) == {"update"}

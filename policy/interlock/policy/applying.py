@@ -308,10 +308,10 @@ class Applier:
 
     async def _put_policy(self, scope: Scope, step: PolicyStep, facts: Facts, done: dict[str, Step]) -> bool:
         await self._knowledge.see(scope)
-        if step.action is Action.UNCHANGED:
+        if step.action is Action.UNCHANGED or step.after.policy is None:
             return True
         version = await self._directory.put_policy(
-            scope, step.after, json.dumps(facts), managed_by=step.after.managed_by, replaces=step.before.version
+            scope, step.after.policy, json.dumps(facts), managed_by=step.after.managed_by, replaces=step.before.version
         )
         if version:
             done[step.what] = replace(step, after=replace(step.after, version=version))

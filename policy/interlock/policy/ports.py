@@ -23,6 +23,7 @@ from interlock.policy.model import (
     Namespace,
     Outcome,
     Permit,
+    Policy,
     Progress,
     Scope,
     Settlement,
@@ -286,7 +287,7 @@ class Directory(Protocol):
     async def put_policy(
         self,
         scope: Scope,
-        policy: VersionedPolicy,
+        policy: Policy,
         facts: str,
         *,
         managed_by: str | None = None,
@@ -294,7 +295,7 @@ class Directory(Protocol):
     ) -> int:
         """Returns the new version, or 0 if the version is no longer `replaces` (None: any will do).
 
-        Version and owner of `policy` are not looked at; `managed_by` None leaves it whose it is.
+        `managed_by` None leaves it whose it is.
         """
 
     async def delete_policy(self, scope: Scope, facts: str, *, replaces: int | None = None) -> int | None:
@@ -406,7 +407,7 @@ class Held(Protocol):
     async def take(self, limit: int, claim_ms: int) -> Taken:
         """Those that are due, at most `limit`, in two round trips; nobody else gets them for `claim_ms`."""
 
-    async def plan(self, scope: Scope, key: str, in_ms: int | None, *, unknown: bool) -> None:
+    async def schedule(self, scope: Scope, key: str, in_ms: int | None, *, unknown: bool) -> None:
         """When the call of that key is due again; None: never."""
 
     async def forget(self, over: Sequence[tuple[Scope, str]]) -> None:

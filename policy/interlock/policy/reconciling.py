@@ -174,7 +174,7 @@ class Reconciler:
         )
         await self._runs.settled(call.permit, outcome, settled)
         self._tell(call, finding.said if settled.applied else OVERTAKEN, "")
-        await self._held.plan(call.permit.scope, call.permit.key, None, unknown=False)
+        await self._held.schedule(call.permit.scope, call.permit.key, None, unknown=False)
 
     async def _leave(self, call: HeldCall) -> None:
         """The deadline has passed: it is said once, and the call stays unknown until an operator resolves it."""
@@ -184,7 +184,7 @@ class Reconciler:
         await self._again(call, UNASKED_PAUSE_MS)
 
     async def _again(self, call: HeldCall, in_ms: int, *, unknown: bool = True) -> None:
-        await self._held.plan(call.permit.scope, call.permit.key, in_ms, unknown=unknown)
+        await self._held.schedule(call.permit.scope, call.permit.key, in_ms, unknown=unknown)
 
     def _tell(self, call: HeldCall, result: str, problem: str) -> None:
         self._recorder.reconciled(result)

@@ -15,6 +15,7 @@ from interlock.policy.model import (
     Event,
     Identity,
     Namespace,
+    Policy,
     Role,
     Scope,
     Snapshot,
@@ -34,6 +35,7 @@ from interlock.store.documents import (
     tool_to_json,
 )
 from interlock.store.pipe import Argument, Command
+from interlock.store.replies import AGENT_SWITCH, agent_switch, pairs, text_of
 from interlock.store.settings import OLDEST
 from interlock.store.trails import RedisTrails, event_of
 
@@ -62,7 +64,7 @@ class RedisDirectory:
             ("HGETALL", keys.of_namespace(namespace, "namespace")),
             ("TIME",),
         )
-        tools = _tools(_pairs(own[2]))
+        tools = _tools(pairs(own[2]))
         return Snapshot(
             epochs=Epochs(int(world[0] or 0), int(own[0] or 0)),
             world_switch=_switch(world[1]),
@@ -98,15 +100,13 @@ class RedisDirectory:
     async def put_policy(
         self,
         scope: Scope,
-        policy: VersionedPolicy,
+        policy: Policy,
         facts: str,
         *,
         managed_by: str | None = None,
         replaces: int | None = None,
     ) -> int:
-        if policy.policy is None:
-            raise ValueError("there is no policy to put")
-        document, cap = policy_to_json(policy.policy), self._trails.backlog_cap
+        document, cap = policy_to_json(policy), self._trails.backlog_cap
         args: list[str | int] = [document, facts, cap, _or_any(managed_by), _or_any(replaces)]
         version = int((await self._redis.run("put_policy", _config_keys(scope), args))[0])
         self._trails.grew(scope)
@@ -130,14 +130,10 @@ class RedisDirectory:
     async def agent_switches(self, scopes: Sequence[Scope]) -> Sequence[Switch]:
         if not scopes:
             return []
-        fields = ("off", "off_reason", "off_at", "off_by")
         replies = await self._redis.ask(
-            "agent_switches", *(("HMGET", keys.of_agent(scope, "config"), *fields) for scope in scopes)
+            "agent_switches", *(("HMGET", keys.of_agent(scope, "config"), *AGENT_SWITCH) for scope in scopes)
         )
-        return [
-            Switch(off == b"1", (reason or b"").decode(), int(since or 0), (by or b"").decode())
-            for off, reason, since, by in replies
-        ]
+        return [agent_switch(fields) for fields in replies]
 
     async def put_tool(
         self, namespace: str, tool: Tool, replaces: Tool | None, *, room: Room = ANY_NUMBER, facts: str = "{}"
@@ -187,14 +183,14 @@ class RedisDirectory:
 
     async def key(self, sha256_hex: str) -> ApiKey | None:
         (fields,) = await self._redis.ask("key", ("HGETALL", keys.of_api_key(sha256_hex)))
-        return _api_key(_pairs(fields)) if fields else None
+        return _api_key(fields) if fields else None
 
     async def keys(self, namespace: str) -> Sequence[ApiKey]:
         (index,) = await self._redis.ask("keys", ("HVALS", keys.of_namespace(namespace, "keys")))
         if not index:
             return []
         records = await self._redis.ask("keys", *(("HGETALL", keys.of_api_key(sha.decode())) for sha in index))
-        found = [_api_key(_pairs(fields)) for fields in records if fields]
+        found = [_api_key(fields) for fields in records if fields]
         return sorted(found, key=lambda key: (key.created_at_ms, key.identity.key_id))
 
     async def revoke_key(self, namespace: str, key_id: str, *, facts: str = "{}") -> ApiKey | None:
@@ -316,11 +312,6 @@ def _config_keys(scope: Scope) -> list[str]:
     return [keys.of_agent(scope, "config"), *keys.trail(scope)]
 
 
-def _pairs(flat: Sequence[bytes]) -> dict[str, bytes]:
-    """A hash as RESP2 gives it: names and values in turn."""
-    return {name.decode(): value for name, value in zip(flat[::2], flat[1::2], strict=True)}
-
-
 def _tools(fields: dict[str, bytes]) -> list[Tool]:
     return [
         tool_from_json(raw, int(fields[f"{field}|revision"])) for field, raw in fields.items() if field.count("|") == 1
@@ -330,14 +321,14 @@ def _tools(fields: dict[str, bytes]) -> list[Tool]:
 def _switch(fields: Any) -> Switch:
     if not fields:
         return Switch()
-    kept = _pairs(fields)
+    kept = pairs(fields)
     by = kept.get("by", b"").decode()
     at_us = int(kept.get("changed_us", 0))
     return Switch(kept["pulled"] == b"1", kept["reason"].decode(), int(kept["changed_at"]), by, at_us)
 
 
 def _namespace(name: str, fields: Sequence[bytes]) -> Namespace:
-    kept = {field: value.decode() for field, value in _pairs(fields).items()}
+    kept = text_of(fields)
     standing = name == DEFAULT_NAMESPACE
     return Namespace(
         name=name,
@@ -350,8 +341,8 @@ def _namespace(name: str, fields: Sequence[bytes]) -> Namespace:
     )
 
 
-def _api_key(fields: dict[str, bytes]) -> ApiKey:
-    text = {name: value.decode() for name, value in fields.items()}
+def _api_key(fields: Sequence[bytes]) -> ApiKey:
+    text = text_of(fields)
     return ApiKey(
         identity=Identity(text["key_id"], text["namespace"], Role(int(text["role"])), text["agent_id"]),
         label=text["label"],

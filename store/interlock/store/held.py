@@ -13,6 +13,7 @@ from interlock.policy.ports import HeldCall, Taken
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.pipe import Argument
+from interlock.store.replies import unix_ms
 from interlock.store.trails import RedisTrails
 
 FIELDS = (
@@ -46,14 +47,14 @@ class RedisHeld:
         at = [keys.held_call(member) for member in members]
         reads = [("HMGET", keys.of_agent(scope, "call", key), *FIELDS) for scope, key in at]
         time_reply, *rows = await self._redis.ask("held", ("TIME",), *reads)
-        now_ms = int(time_reply[0]) * 1000 + int(time_reply[1]) // 1000
+        now_ms = unix_ms(time_reply)
         found = [_held(scope, key, row, now_ms) for (scope, key), row in zip(at, rows, strict=True)]
         over = [pair for pair, call in zip(at, found, strict=True) if call is None]
         return Taken(int(reply[0]), tuple(call for call in found if call is not None), tuple(over))
 
-    async def plan(self, scope: Scope, key: str, in_ms: int | None, *, unknown: bool) -> None:
+    async def schedule(self, scope: Scope, key: str, in_ms: int | None, *, unknown: bool) -> None:
         args: list[Argument] = [keys.held_member(scope, key), -1 if in_ms is None else in_ms, int(unknown)]
-        await self._redis.run("plan_held", keys.held(), args)
+        await self._redis.run("schedule_held", keys.held(), args)
 
     async def forget(self, over: Sequence[tuple[Scope, str]]) -> None:
         if over:

@@ -25,7 +25,8 @@ from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json
 from interlock.store.pipe import Argument, Command
-from interlock.store.trails import RedisTrails, text_of
+from interlock.store.replies import text_of, unix_ms
+from interlock.store.trails import RedisTrails
 
 MINUTE_MS, HOUR_MS = 60_000, 3_600_000
 # A period is the bucket that runs and this many before it.
@@ -152,14 +153,14 @@ class RedisLedger:
     async def figures(self, scope: Scope, period: str) -> Figures:
         name, unit_ms, back = PERIODS[period]
         time_reply, counters = await self._redis.ask("figures", ("TIME",), ("HGETALL", keys.of_agent(scope, name)))
-        return _figures(counters, _now_ms(time_reply) // unit_ms - back)
+        return _figures(counters, unix_ms(time_reply) // unit_ms - back)
 
     async def running(self, scope: Scope, call_id: str) -> int:
         found = await self.call(scope, call_id)
         if found is None or found[0].state != "in_flight":
             return 0
         (time_reply,) = await self._redis.ask("running", ("TIME",))
-        return max(0, found[0].lease_until_ms - _now_ms(time_reply))
+        return max(0, found[0].lease_until_ms - unix_ms(time_reply))
 
     @asynccontextmanager
     async def settled(self) -> AsyncIterator[AsyncIterator[str]]:
@@ -174,7 +175,7 @@ class RedisLedger:
         """The records of these keys, without those that are gone."""
         reads = [("HMGET", keys.of_agent(scope, "call", key), *RECORD) for key in of]
         time_reply, *rows = await self._redis.ask("calls", ("TIME",), *reads)
-        now_ms = _now_ms(time_reply)
+        now_ms = unix_ms(time_reply)
         return [_call(scope, key, row, now_ms) for key, row in zip(of, rows, strict=True) if row[0] is not None]
 
 
@@ -356,9 +357,3 @@ def _figures(counters: Any, oldest: int) -> Figures:
     tools = [(what[2:], count) for what, count in totals.items() if what.startswith("t:") and count > 0]
     ranked = tuple(sorted(tools, key=lambda item: (-item[1], item[0])))
     return Figures(totals.get("a", 0), totals.get("b", 0), totals.get("s", 0), ranked)
-
-
-def _now_ms(reply: Any) -> int:
-    """The reply of TIME (seconds, microseconds) in unix ms."""
-    seconds, micros = reply
-    return int(seconds) * 1000 + int(micros) // 1000

@@ -3,12 +3,13 @@
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from interlock.policy.model import AgentStanding, Event, Scope, Switch
+from interlock.policy.model import AgentStanding, Event, Scope
 from interlock.policy.ports import Position
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.documents import policy_from_json
 from interlock.store.pipe import Command
+from interlock.store.replies import AGENT_SWITCH, agent_switch, unix_ms
 from interlock.store.trails import RedisTrails, event_of
 
 MINUTE_MS, DAY_MS = 60_000, 86_400_000
@@ -31,7 +32,7 @@ class RedisOverview:
         found: list[AgentStanding] = []
         for page in _pages(scopes):
             (time_reply,) = await self._redis.ask("standings", ("TIME",))
-            now_ms = _unix_ms(time_reply)
+            now_ms = unix_ms(time_reply)
             replies = await self._redis.ask(
                 "standings", *(command for scope in page for command in _standing_reads(scope, now_ms))
             )
@@ -44,7 +45,7 @@ class RedisOverview:
 
     async def now_ms(self) -> int:
         (time_reply,) = await self._redis.ask("follow", ("TIME",))
-        return _unix_ms(time_reply)
+        return unix_ms(time_reply)
 
     async def seen_since(self, namespace: str, at_ms: int) -> Sequence[str]:
         command = ("ZRANGEBYSCORE", keys.of_namespace(namespace, "agents"), at_ms, "+inf")
@@ -117,7 +118,7 @@ class RedisOverview:
 def _standing_reads(scope: Scope, now_ms: int) -> list[Command]:
     minute, today = now_ms // MINUTE_MS, now_ms // DAY_MS
     return [
-        ("HMGET", keys.of_agent(scope, "config"), "version", "policy", "off", "off_reason", "off_at"),
+        ("HMGET", keys.of_agent(scope, "config"), "version", "policy", *AGENT_SWITCH),
         ("HGET", keys.of_agent(scope, "state"), "clock"),
         ("HMGET", keys.of_agent(scope, "minutes"), "at", "total", f"{minute}:a", f"{minute - 1}:a"),
         ("HMGET", keys.of_agent(scope, "days"), f"{today}:s", f"{today}:b"),
@@ -131,13 +132,11 @@ READS = 6
 
 
 def _standing(scope: Scope, row: Sequence[Any], actions_in_hour: int, now_ms: int) -> AgentStanding:
-    (version, policy, off, reason, since), clock, (_, _, this_minute, last_minute), (spend, blocked), running, over = (
-        row
-    )
+    (version, policy, *switch), clock, (_, _, this_minute, last_minute), (spend, blocked), running, over = row
     minutes = 1 + now_ms % MINUTE_MS / MINUTE_MS
     return AgentStanding(
         agent_id=scope.agent_id,
-        switch=Switch(off == b"1", (reason or b"").decode(), int(since or 0)),
+        switch=agent_switch(switch),
         policy=policy_from_json(int(version or 0), policy),
         last_seen_ms=int(clock or 0),
         actions_in_hour=actions_in_hour,
@@ -167,8 +166,3 @@ def _position(entry_id: bytes) -> Position:
     """An entry's id is `<seq>-<unix ms>`."""
     seq, at_ms = entry_id.split(b"-")
     return Position(int(seq), int(at_ms))
-
-
-def _unix_ms(reply: Any) -> int:
-    seconds, micros = reply
-    return int(seconds) * 1000 + int(micros) // 1000

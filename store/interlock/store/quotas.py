@@ -6,6 +6,7 @@ from interlock.policy.model import Scope
 from interlock.policy.ports import MonthUsage, RunReservation
 from interlock.store import keys
 from interlock.store.connection import Connection
+from interlock.store.replies import unix_ms
 
 USED_TTL_MS = 130_000
 """A run that is used up is known a little longer than its attempt, which asks for none again."""
@@ -31,8 +32,8 @@ class RedisQuotas:
 
     async def month(self, namespace: str) -> MonthUsage:
         agents = keys.of_namespace(namespace, "agents")
-        (seconds, micros), members = await self._redis.ask("month", ("TIME",), ("ZRANGE", agents, 0, -1))
-        at_ms = int(seconds) * 1000 + int(micros) // 1000
+        time_reply, members = await self._redis.ask("month", ("TIME",), ("ZRANGE", agents, 0, -1))
+        at_ms = unix_ms(time_reply)
         month = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
         scopes = [Scope(namespace, member.decode()) for member in members]
         reserved, *counted = await self._redis.ask(

@@ -13,6 +13,7 @@ from interlock.policy.model import NO_EXPORT, ChainPoint, Event, Progress, Scope
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.pipe import Command
+from interlock.store.replies import text_of
 
 log = structlog.get_logger(__name__)
 
@@ -138,11 +139,6 @@ class RedisTrails:
         except UnavailableError:
             self._grown |= grown
             raise
-
-
-def text_of(fields: Sequence[bytes]) -> dict[str, str]:
-    """A hash's or a stream entry's fields as text."""
-    return {name.decode(): value.decode() for name, value in zip(fields[::2], fields[1::2], strict=True)}
 
 
 def event_of(scope: Scope, entry_id: bytes, fields: Sequence[bytes]) -> Event:

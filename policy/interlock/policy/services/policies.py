@@ -41,8 +41,9 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         await check_plan(self._knowledge, self._plans, identity, [policy])
         await self._knowledge.see(scope)
         facts = json.dumps({"key_id": identity.key_id})
-        version = await self._directory.put_policy(scope, VersionedPolicy(policy), facts)
-        stored = VersionedPolicy(policy, version)
+        await self._directory.put_policy(scope, policy, facts)
+        # Whose it is stays as it was, so the store is asked; another may have put a newer one meanwhile.
+        stored = await self._directory.policy(scope)
         self._knowledge.learn(scope, stored)
         return agent_policy_message(scope.agent_id, stored)
 
