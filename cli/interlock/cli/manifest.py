@@ -19,8 +19,7 @@ from interlock.cli.references import RULE, ReferenceProblemError, References, co
 from interlock.governance.errors import InvalidRequestError
 from interlock.policy import policies, tools
 from interlock.policy.rules import matches
-from interlock.policy.services.messages import policy_of
-from interlock.policy.services.tools import secrets_of, tool_of
+from interlock.policy.services.messages import policy_of, secrets_of, tool_of
 from interlock.proxy.api import policies as policies_api
 from interlock.proxy.api.apply import tool_body
 from interlock.proxy.api.errors import InvalidFieldsError

@@ -9,7 +9,7 @@ import json
 import random
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
@@ -31,8 +31,6 @@ PAUSE_S = 0.05
 MAX_APPLIED = 1000
 
 Facts = Mapping[str, str]
-CheckTool = Callable[[Tool, tools.Secrets], None]
-"""Refuses what is no tool, by InvalidRequestError."""
 
 
 class Action(StrEnum):
@@ -111,7 +109,7 @@ class PolicyStep:
 Step = ToolStep | PolicyStep
 
 
-def check(desired: Desired, check_tool: CheckTool) -> None:
+def check(desired: Desired, check_tool: tools.Check) -> None:
     """Errors: InvalidRequestError with all that is wrong, whose `field` is the place of the first."""
     if desired.owner and not OWNER.fullmatch(desired.owner):
         raise InvalidRequestError("invalid_request", "an owner is 1-128 of A-Z a-z 0-9 _ . @ : / -", field="owner")
@@ -123,7 +121,7 @@ def check(desired: Desired, check_tool: CheckTool) -> None:
         raise InvalidRequestError(found[0].reason, message, field=found[0].metadata["field"])
 
 
-def _findings(desired: Desired, check_tool: CheckTool) -> Iterable[InvalidRequestError]:
+def _findings(desired: Desired, check_tool: tools.Check) -> Iterable[InvalidRequestError]:
     known: set[tuple[str, str]] = set()
     for wanted in desired.tools:
         tool, place = wanted.tool, f"tools.{wanted.tool.name}"
@@ -224,7 +222,7 @@ class Applier:
     """Makes a namespace what is asked for."""
 
     def __init__(
-        self, directory: Directory, knowledge: Knowledge, plans: Plans, keyring: Keyring, check_tool: CheckTool
+        self, directory: Directory, knowledge: Knowledge, plans: Plans, keyring: Keyring, check_tool: tools.Check
     ) -> None:
         self._directory = directory
         self._knowledge = knowledge

@@ -22,6 +22,7 @@ from interlock.policy.model import (
     Ruling,
     Scope,
     Tool,
+    VersionedPolicy,
 )
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Ledger, PolicyMoved, Reservation
@@ -70,6 +71,24 @@ class ToolChanged:
     """The sidecar resolved another revision of the tool; nothing was written."""
 
     scope: Scope
+
+
+@dataclass(frozen=True, slots=True)
+class _Case:
+    """What a call is judged on in one round: whose it is, what it means, and what the rules say of it.
+
+    `origin` says whose policy that is, as in `Terms`.
+    """
+
+    standing: Standing
+    scope: Scope
+    tool: Tool
+    plan: Plan
+    policy_version: int
+    origin: str
+    switch: Ruling
+    ruling: Ruling
+    limits: Limits
 
 
 class Authorizer:
@@ -129,10 +148,9 @@ class Authorizer:
     ) -> Judged | ToolChanged | None:
         """One round; None if what it rests on has moved. Notes in `reserved` whose namespace has a run less."""
         tool = standing.snapshot.tool_for(scope.agent_id, question.tool)
-        switch = rules.switches(standing.snapshot)
         changed = tool is not None and tool.revision != question.tool_revision
         # The ledger cannot check these; so no refusal is drawn from a snapshot that is out of date.
-        refused = tool is None or changed or not tool.enabled or bool(switch.reason)
+        refused = tool is None or changed or not tool.enabled or bool(rules.switches(standing.snapshot).reason)
         if refused and await self._outdated(standing):
             return None
         if tool is None:
@@ -140,16 +158,9 @@ class Authorizer:
         if changed:
             return ToolChanged(scope)
         await self._knowledge.see(scope)
-        policy = await self._knowledge.policy(scope)
-        namespace = standing.snapshot.namespace
-        held = rules.terms(policy.policy, namespace, allow_without_policy=self._allow_without_policy)
-        ruling = rules.lists(tool, held)
-        limits = rules.limits(tool.name, held.policy, question.declared_micros)
-        plan = self._plans.of(namespace)
-        reservation = _reservation(question, standing, scope, tool, policy.version, plan, switch, ruling, limits)
-        quota = None
-        if not switch.reason and not ruling.reason:
-            quota = await self._runs.reserve(scope, question.attempt_id, plan)
+        case = self._case(standing, scope, tool, await self._knowledge.policy(scope), question.declared_micros)
+        reservation = _reservation(question, case)
+        quota = await self._quota(question, case)
         if quota is not None:
             reservation = replace(reservation, quota_reason=quota.reason)
             if quota.granted:
@@ -158,16 +169,34 @@ class Authorizer:
         if isinstance(result, PolicyMoved):
             self._knowledge.learn(scope, result.policy)
             return None
-        decision = result.decision
-        if decision.basis != result.epochs:
-            await self._ledger.withdraw(scope, question.attempt_id, tool.name, decision)
+        if result.decision.basis != result.epochs:
+            await self._ledger.withdraw(scope, question.attempt_id, tool.name, result.decision)
             await self._knowledge.refresh(scope.namespace)
             return None
-        if quota is not None and decision.reason == EXCEEDED:
-            decision = replace(decision, retry_after_ms=quota.retry_after_ms)
-            return Judged(scope, decision, limits, quota.matched_rule, tool.risk, quota)
-        rule = matched_rule(decision.reason, switch, ruling, limits, held.origin)
-        return Judged(scope, decision, limits, rule, tool.risk)
+        return _as_judged(case, result.decision, quota)
+
+    def _case(
+        self, standing: Standing, scope: Scope, tool: Tool, policy: VersionedPolicy, declared_micros: int
+    ) -> _Case:
+        namespace = standing.snapshot.namespace
+        held = rules.terms(policy.policy, namespace, allow_without_policy=self._allow_without_policy)
+        return _Case(
+            standing=standing,
+            scope=scope,
+            tool=tool,
+            plan=self._plans.of(namespace),
+            policy_version=policy.version,
+            origin=held.origin,
+            switch=rules.switches(standing.snapshot),
+            ruling=rules.lists(tool, held),
+            limits=rules.limits(tool.name, held.policy, declared_micros),
+        )
+
+    async def _quota(self, question: Question, case: _Case) -> Quota | None:
+        """A run, if the plan limits them, for a call that nothing speaks against so far."""
+        if case.switch.reason or case.ruling.reason:
+            return None
+        return await self._runs.reserve(case.scope, question.attempt_id, case.plan)
 
     async def _outdated(self, standing: Standing) -> bool:
         """Whether a namespace has changed since; what is remembered of it is then renewed."""
@@ -212,63 +241,61 @@ def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits, or
     return by_reason.get(reason, "")
 
 
-def _reservation(
-    question: Question,
-    standing: Standing,
-    scope: Scope,
-    tool: Tool,
-    policy_version: int,
-    plan: Plan,
-    switch: Ruling,
-    ruling: Ruling,
-    limits: Limits,
-) -> Reservation:
+def _as_judged(case: _Case, decision: Decision, quota: Quota | None) -> Judged:
+    if quota is not None and decision.reason == EXCEEDED:
+        decision = replace(decision, retry_after_ms=quota.retry_after_ms)
+        return Judged(case.scope, decision, case.limits, quota.matched_rule, case.tool.risk, quota)
+    rule = matched_rule(decision.reason, case.switch, case.ruling, case.limits, case.origin)
+    return Judged(case.scope, decision, case.limits, rule, case.tool.risk)
+
+
+def _reservation(question: Question, case: _Case) -> Reservation:
+    """Errors: InvalidRequestError `idempotency_key_required`."""
+    tool = case.tool
     mode = rules.dedup_mode(tool, question.method)
     repeatable = rules.is_remembered(mode=mode, caller_key=question.caller_key)
     if mode is Dedup.HEADER and not question.caller_key:
         raise InvalidRequestError("idempotency_key_required", "this tool needs an Idempotency-Key", field="key")
     key = rules.key_of(
-        scope,
+        case.scope,
         mode=mode,
         caller_key=question.caller_key,
         fingerprint=question.fingerprint,
         attempt_id=question.attempt_id,
     )
     return Reservation(
-        scope=scope,
+        scope=case.scope,
         attempt_id=question.attempt_id,
         call_id=new_id("call"),
         key=key,
         fingerprint=question.fingerprint.hex(),
         tool=tool.name,
-        policy_version=policy_version,
-        switch_reason=switch.reason,
-        rule_reason=ruling.reason,
-        limits=limits,
+        policy_version=case.policy_version,
+        switch_reason=case.switch.reason,
+        rule_reason=case.ruling.reason,
+        limits=case.limits,
         lease_ms=rules.lease_ms(tool),
         # A call that is a call of its own whatever it says cannot be repeated, so there is nothing to hold.
         hold=tool.hold and repeatable,
-        ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key, max_ttl_s=plan.max_ttl_s),
+        ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key, max_ttl_s=case.plan.max_ttl_s),
         will_wait=question.will_wait,
         awaited_call_id=question.awaited_call_id,
-        basis=standing.snapshot.epochs,
-        facts=_facts(question, standing, tool, key, limits, switch, ruling),
+        basis=case.standing.snapshot.epochs,
+        facts=_facts(question, case, key),
         repeatable=repeatable,
     )
 
 
-def _facts(
-    question: Question, standing: Standing, tool: Tool, key: str, limits: Limits, switch: Ruling, ruling: Ruling
-) -> str:
+def _facts(question: Question, case: _Case, key: str) -> str:
     """What the audit keeps of a call beside the verdict: digests and names, never arguments or a caller's key."""
     facts = {
         "args_hash": question.args_digest.hex(),
-        "cost_micros": limits.cost_micros,
+        "cost_micros": case.limits.cost_micros,
         "key": key,
-        "key_id": standing.identity.key_id,
-        "matched_rule": switch.matched_rule or ruling.matched_rule,
+        "key_id": case.standing.identity.key_id,
+        "matched_rule": case.switch.matched_rule or case.ruling.matched_rule,
         "method": question.method,
-        "risk_level": tool.risk,
+        "risk_level": case.tool.risk,
         "run_id": question.run_id,
     }
     return orjson.dumps({name: value for name, value in facts.items() if value != ""}).decode()

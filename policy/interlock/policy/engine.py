@@ -95,7 +95,6 @@ class Engine:
         self._watch: asyncio.Task[None] | None = None
         inline = settings.master_key.get_secret_value() if settings.master_key else None
         self._keyring = load_keyring(inline, settings.master_key_file)
-        self._settings = settings
         self._plans = Plans(settings.plans, settings.default_plan)
         self._ledger = store.ledger
         self._overview = store.overview
@@ -116,12 +115,12 @@ class Engine:
             self._keyring,
             token,
         )
-        check_tool = partial(
+        self._check_tool = partial(
             tools.check,
             allow_loopback=settings.allow_loopback_tools,
             allow_plaintext_tokens=settings.allow_plaintext_token_urls,
         )
-        applier = Applier(self._directory, self._knowledge, self._plans, self._keyring, check_tool)
+        applier = Applier(self._directory, self._knowledge, self._plans, self._keyring, self._check_tool)
         self._configuration = ConfigurationService(applier, self._knowledge, self._plans)
 
     async def apply(self, request: configuration_pb2.ApplyRequest) -> configuration_pb2.ApplyResponse:
@@ -136,15 +135,8 @@ class Engine:
         directory, ledger, knowledge = self._directory, self._ledger, self._knowledge
         switching = Switching(directory, knowledge, self._plans)
         governance_pb2_grpc.add_GovernanceServicer_to_server(self._governance, server)
-        tools = ToolsService(
-            directory,
-            knowledge,
-            self._plans,
-            self._keyring,
-            allow_loopback=self._settings.allow_loopback_tools,
-            allow_plaintext_tokens=self._settings.allow_plaintext_token_urls,
-        )
-        admin_pb2_grpc.add_ToolsServicer_to_server(tools, server)
+        registry = ToolsService(directory, knowledge, self._plans, self._keyring, switching, self._check_tool)
+        admin_pb2_grpc.add_ToolsServicer_to_server(registry, server)
         admin_pb2_grpc.add_PoliciesServicer_to_server(PoliciesService(directory, knowledge, self._plans), server)
         agents = AgentsService(directory, ledger, self._overview, knowledge, self._plans, switching)
         admin_pb2_grpc.add_AgentsServicer_to_server(agents, server)

@@ -16,11 +16,11 @@ import structlog
 from interlock.governance.errors import InterlockError
 from interlock.governance.inquiries import Finding, Inquiry, Said
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.policy.answers import answer_of
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Outcome, Tool
 from interlock.policy.ports import Held, HeldCall, Ledger
 from interlock.policy.runs import Runs
-from interlock.policy.services.messages import answer_of
 
 log = structlog.get_logger(__name__)
 

@@ -25,7 +25,7 @@ class Switching:
         self._knowledge = knowledge
         self._plans = plans
 
-    async def everything(self, identity: Identity, switch: Switch) -> Switch:
+    async def world(self, identity: Identity, switch: Switch) -> Switch:
         """The global one. Errors: DeniedError."""
         access.require(identity, Role.ADMIN)
         return await self._above(identity, None, switch)

@@ -1,6 +1,7 @@
 """Tools as they are registered: what is refused, what a replacement keeps, and their secrets."""
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from interlock.governance.errors import InternalError, InvalidRequestError
@@ -43,6 +44,10 @@ class Secrets:
     signing: str | None = None
     grace_s: int = DEFAULT_GRACE_S
     credential: upstream.Given | None = None
+
+
+Check = Callable[[Tool, Secrets], None]
+"""Refuses what is no tool here, as `check` does with the settings of an engine."""
 
 
 def check(tool: Tool, secrets: Secrets, *, allow_loopback: bool, allow_plaintext_tokens: bool = False) -> None:

@@ -140,7 +140,7 @@ class SwitchesService(admin_pb2_grpc.SwitchesServicer):
         switch = Switch(request.pulled, request.reason)
         match request.scope:
             case "global":
-                return switch_status("global", await self._switching.everything(identity, switch))
+                return switch_status("global", await self._switching.world(identity, switch))
             case "namespace":
                 set_to = await self._switching.namespace(identity, switch)
                 return switch_status("namespace", set_to, identity.namespace)

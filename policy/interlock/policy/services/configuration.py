@@ -10,10 +10,9 @@ from interlock.policy.applying import Action, Applier, Desired, Facts, Step, Too
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Policy, Role, Tool
 from interlock.policy.plans import Plans
-from interlock.policy.services.messages import agent_policy_message, policy_of, tool_message
+from interlock.policy.services.messages import agent_policy_message, policy_of, secrets_of, tool_message, tool_of
 from interlock.policy.services.policies import check_plan
 from interlock.policy.services.rpc import Caller, rpc
-from interlock.policy.services.tools import secrets_of, tool_of
 
 
 class ConfigurationService(configuration_pb2_grpc.ConfigurationServicer):

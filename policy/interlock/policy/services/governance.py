@@ -13,6 +13,7 @@ from interlock.governance.status import failure_of
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1 import governance_pb2_grpc
 from interlock.policy import access
+from interlock.policy.answers import answer_of
 from interlock.policy.authorizing import Authorizer, ToolChanged
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.knowledge import Knowledge
@@ -24,7 +25,6 @@ from interlock.policy.secrets import Keyring
 from interlock.policy.services.messages import (
     OUTCOME_OF,
     OUTCOMES,
-    answer_of,
     authorize_response,
     degraded_of,
     permit_of,

@@ -1,4 +1,4 @@
-"""Values to messages and back: the only place that knows both."""
+"""Values to messages and back. What one service alone speaks of, as of plans or changes, is translated beside it."""
 
 from typing import Any
 
@@ -6,7 +6,8 @@ from google.protobuf import json_format, struct_pb2
 
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2, governance_pb2
-from interlock.policy import upstream
+from interlock.policy import tools, upstream
+from interlock.policy.answers import answer_message, answer_of
 from interlock.policy.authorizing import Judged, Question
 from interlock.policy.degraded import Told
 from interlock.policy.model import (
@@ -14,7 +15,6 @@ from interlock.policy.model import (
     BEARER,
     GENESIS,
     AgentStanding,
-    Answer,
     ApiKey,
     CallRecord,
     Dedup,
@@ -48,6 +48,7 @@ OUTCOMES = {
     Outcome.AMBIGUOUS: governance_pb2.OUTCOME_AMBIGUOUS,
 }
 OUTCOME_OF = {number: outcome for outcome, number in OUTCOMES.items()}
+DEFAULT_TOOL = Tool(name="", scope_id="", url="")
 
 
 def question_of(request: governance_pb2.AuthorizeRequest) -> Question:
@@ -126,7 +127,7 @@ def authorize_response(verdict: Judged) -> governance_pb2.AuthorizeResponse:
     if decision.permit is not None:
         response.permit.CopyFrom(permit_message(decision.permit))
     if decision.answer is not None:
-        response.answer.CopyFrom(_answer_message(decision.answer))
+        response.answer.CopyFrom(answer_message(decision.answer))
     return response
 
 
@@ -153,19 +154,6 @@ def permit_of(message: governance_pb2.Permit) -> Permit:
         attempt_id=message.attempt_id,
         lease_ms=message.lease_ms,
     )
-
-
-def answer_of(message: governance_pb2.Answer) -> Answer:
-    head = governance_pb2.Answer(headers=message.headers, trailers=message.trailers).SerializeToString()
-    body = message.body if message.kept else b""
-    return Answer(message.status, head, body, message.kept, message.size, message.digest)
-
-
-def _answer_message(answer: Answer) -> governance_pb2.Answer:
-    message = governance_pb2.Answer.FromString(answer.head)
-    message.status, message.body, message.kept = answer.status, answer.body, answer.kept
-    message.size, message.digest = answer.size, answer.digest
-    return message
 
 
 def route_message(tool: Tool, secrets: list[str], credential: str) -> governance_pb2.ToolRoute:
@@ -226,6 +214,47 @@ def _oauth2_message(oauth2: OAuth2, client_secret: str = "") -> governance_pb2.O
         header=oauth2.header,
         scheme=oauth2.scheme,
         params=dict(oauth2.params),
+    )
+
+
+def tool_of(message: admin_pb2.Tool) -> Tool:
+    """The tool that a message describes, with defaults for what it leaves out."""
+
+    def given(name: str) -> int:
+        return int(getattr(message, name) if message.HasField(name) else getattr(DEFAULT_TOOL, name))  # type: ignore[arg-type] # the names below are fields
+
+    return Tool(
+        name=message.name,
+        scope_id=message.scope_id or tools.GLOBAL_SCOPE,
+        url=message.url,
+        timeout_ms=given("timeout_ms"),
+        max_retries=given("max_retries"),
+        enabled=message.enabled if message.HasField("enabled") else True,
+        description=message.description,
+        methods=tuple(message.methods) or DEFAULT_TOOL.methods,
+        subpaths=message.subpaths,
+        dedup=DEDUP_OF.get(message.dedup_mode),
+        dedup_ttl_s=given("dedup_ttl_s"),
+        dedup_ignore=tuple(message.dedup_ignore),
+        dedup_run_id=message.dedup_run_id,
+        hold=message.on_ambiguous == governance_pb2.ON_AMBIGUOUS_HOLD,
+        read_only=message.read_only,
+        risk=message.risk or DEFAULT_TOOL.risk,
+        replay_max_bytes=given("replay_max_bytes"),
+        fails_open=message.on_governance_failure == governance_pb2.ON_GOVERNANCE_FAILURE_OPEN,
+        open_max_calls_per_minute=given("open_max_calls_per_minute"),
+        reconcile_url=message.reconcile_url,
+        reconcile_deadline_s=given("reconcile_deadline_s"),
+        reconcile_timeout_ms=given("reconcile_timeout_ms"),
+    )
+
+
+def secrets_of(request: admin_pb2.PutToolRequest) -> tools.Secrets:
+    """The secrets that come with a tool."""
+    return tools.Secrets(
+        signing=request.secret if request.HasField("secret") else None,
+        grace_s=request.secret_grace_s if request.HasField("secret_grace_s") else tools.DEFAULT_GRACE_S,
+        credential=given_of(request.upstream_credential) if request.HasField("upstream_credential") else None,
     )
 
 

@@ -3,28 +3,25 @@
 import json
 import time
 from dataclasses import replace
-from functools import partial
 
 import structlog
 
 from interlock.governance.errors import ConflictError, NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
-from interlock.governance.v1.governance_pb2 import ON_AMBIGUOUS_HOLD, ON_GOVERNANCE_FAILURE_OPEN
 from interlock.policy import access, tools
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Identity, Role, Snapshot, Switch, Tool
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, NoRoomError, Room
 from interlock.policy.secrets import Keyring
-from interlock.policy.services.messages import DEDUP_OF, given_of, tool_message
+from interlock.policy.services.messages import secrets_of, tool_message, tool_of
 from interlock.policy.services.rpc import Caller, rpc
 from interlock.policy.switching import Switching
 
 log = structlog.get_logger(__name__)
 
 ATTEMPTS = 5
-DEFAULT = Tool(name="", scope_id="", url="")
 
 
 class ToolsService(admin_pb2_grpc.ToolsServicer):
@@ -36,16 +33,15 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         knowledge: Knowledge,
         plans: Plans,
         keyring: Keyring,
-        *,
-        allow_loopback: bool,
-        allow_plaintext_tokens: bool = False,
+        switching: Switching,
+        check: tools.Check,
     ) -> None:
         self._directory = directory
         self._knowledge = knowledge
         self._plans = plans
-        self._switching = Switching(directory, knowledge, plans)
         self._keyring = keyring
-        self._check = partial(tools.check, allow_loopback=allow_loopback, allow_plaintext_tokens=allow_plaintext_tokens)
+        self._switching = switching
+        self._check = check
 
     @rpc
     async def PutTool(self, request: pb.PutToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
@@ -142,47 +138,6 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
         if tool is None or not _may_see(identity, scope_id):
             raise NotFoundError("tool_not_found", "no tool of that name is registered in that scope")
         return tool
-
-
-def tool_of(message: pb.Tool) -> Tool:
-    """The tool that a message describes, with defaults for what it leaves out."""
-
-    def given(name: str) -> int:
-        return int(getattr(message, name) if message.HasField(name) else getattr(DEFAULT, name))  # type: ignore[arg-type] # the names below are fields
-
-    return Tool(
-        name=message.name,
-        scope_id=message.scope_id or tools.GLOBAL_SCOPE,
-        url=message.url,
-        timeout_ms=given("timeout_ms"),
-        max_retries=given("max_retries"),
-        enabled=message.enabled if message.HasField("enabled") else True,
-        description=message.description,
-        methods=tuple(message.methods) or DEFAULT.methods,
-        subpaths=message.subpaths,
-        dedup=DEDUP_OF.get(message.dedup_mode),
-        dedup_ttl_s=given("dedup_ttl_s"),
-        dedup_ignore=tuple(message.dedup_ignore),
-        dedup_run_id=message.dedup_run_id,
-        hold=message.on_ambiguous == ON_AMBIGUOUS_HOLD,
-        read_only=message.read_only,
-        risk=message.risk or DEFAULT.risk,
-        replay_max_bytes=given("replay_max_bytes"),
-        fails_open=message.on_governance_failure == ON_GOVERNANCE_FAILURE_OPEN,
-        open_max_calls_per_minute=given("open_max_calls_per_minute"),
-        reconcile_url=message.reconcile_url,
-        reconcile_deadline_s=given("reconcile_deadline_s"),
-        reconcile_timeout_ms=given("reconcile_timeout_ms"),
-    )
-
-
-def secrets_of(request: pb.PutToolRequest) -> tools.Secrets:
-    """The secrets that come with a tool."""
-    return tools.Secrets(
-        signing=request.secret if request.HasField("secret") else None,
-        grace_s=request.secret_grace_s if request.HasField("secret_grace_s") else tools.DEFAULT_GRACE_S,
-        credential=given_of(request.upstream_credential) if request.HasField("upstream_credential") else None,
-    )
 
 
 def _now_ms() -> int:
