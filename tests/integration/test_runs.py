@@ -1,6 +1,7 @@
 """Runs a month: never more than the plan allows, whoever asks, and only what was let through costs one."""
 
 import asyncio
+import hashlib
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from interlock.governance.ids import new_id
 from interlock.governance.v1 import admin_pb2 as ad
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1 import namespaces_pb2 as ns
@@ -143,6 +145,29 @@ async def test_one_that_was_used_up_is_neither_counted_again_nor_given_back(engi
     abandon = pb.AbandonRequest(credential=engine.key, agent_id="bot-1", attempt_id=question.attempt_id)
     await engine.ask(engine.governance.Abandon, abandon)
     assert await used(engine) == 1
+
+
+async def test_what_an_authorize_that_nobody_heard_has_reserved_is_given_back_if_the_call_came_to_nothing(
+    engine: EngineClient,
+) -> None:
+    await on_plan(engine, "small")
+    unheard = engine.question("one")
+    reserved = (await engine.ask(engine.governance.Authorize, unheard)).permit
+    record = pb.RecordDegradedRequest(
+        attempt_id=unheard.attempt_id,
+        credential_digest=hashlib.sha256(engine.key.encode()).digest(),
+        agent_id=reserved.agent_id,
+        tool=reserved.tool,
+        method="POST",
+        call_id=new_id("call"),
+        key=reserved.key,
+        repeatable=True,
+        fingerprint=unheard.fingerprint,
+        reason="governance_unavailable",
+        outcome=UNSENT,
+    )
+    assert (await engine.ask(engine.governance.RecordDegraded, record)).recorded
+    assert await used(engine) == 0
 
 
 async def test_a_replay_is_answered_when_nothing_is_left(engine: EngineClient) -> None:

@@ -72,8 +72,12 @@ class Runs:
             await self._quotas.use_run(permit.scope, permit.attempt_id)
 
     async def went_unjudged(self, scope: Scope, attempt_id: str, outcome: Outcome) -> None:
-        """A call that went through while nobody could be asked is counted even where nothing is left."""
-        if outcome is not Outcome.NOT_SENT and await self._limited(scope.namespace):
+        """A call that went through while nobody could be asked is counted even where nothing is left; if it came to
+        nothing, what its own Authorize may have reserved unheard is given back.
+        """
+        if outcome is Outcome.NOT_SENT:
+            await self.release(scope, attempt_id)
+        elif await self._limited(scope.namespace):
             await self._quotas.reserve_run(scope, attempt_id, -1)
             await self._quotas.use_run(scope, attempt_id)
 
