@@ -237,3 +237,16 @@ async def test_a_deleted_policy_leaves_the_default_and_deleting_it_again_is_told
     again = await scene.operator.delete(f"{scene.first.url}/v1/policies/{scene.agent}")
     assert (again.status_code, again.json()["detail"]["error"]) == (404, "policy_not_found")
     assert [event["verdict"] for event in await scene.events("policy")] == ["SET", "DELETED"]
+
+
+async def test_a_body_without_tools_and_policies_does_not_ask_for_none_to_be_left(
+    scene: Scene, repository: Repository
+) -> None:
+    repository.write({repository.tool: {"url": "http://127.0.0.1:9/"}})
+    assert (await repository.apply()).code == 0
+    for body in ({"owner": repository.owner}, {"owner": repository.owner, "dry_run": True}):
+        refused = await scene.operator.post(f"{scene.first.url}/v1/apply", json=body)
+        assert (refused.status_code, refused.json()["detail"][0]["loc"]) == (422, ["body", "tools"])
+    assert repository.tool in {found["name"] for found in await scene.ask("GET", "/v1/tools")}
+    emptied = await scene.ask("POST", "/v1/apply", {"owner": repository.owner, "tools": {}})
+    assert [change["action"] for change in emptied["changes"]] == ["delete"]

@@ -153,8 +153,12 @@ def connected(timeout_s: float = TIMEOUT_S) -> Iterator[Client]:
 
 def base_url(given: str) -> str:
     """The API's root for the address of a sidecar, with or without `/v1`. Raises ApiError if it is no http(s) URL."""
-    parts = urlsplit(given.strip())
-    if parts.scheme not in {"http", "https"} or not parts.netloc:
+    try:
+        parts = urlsplit(given.strip())
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
         raise ApiError(f"INTERLOCK_BASE_URL is not an http(s) URL: {given}", USAGE)
     root = given.strip().rstrip("/").removesuffix("/v1")
     return f"{root}/v1/"

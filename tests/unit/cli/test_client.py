@@ -16,7 +16,9 @@ def test_a_path_before_v1_stays() -> None:
     assert base_url("https://gate.example/interlock") == "https://gate.example/interlock/v1/"
 
 
-@pytest.mark.parametrize("given", ["127.0.0.1:8400", "ftp://host", "http://", "localhost"])
+@pytest.mark.parametrize(
+    "given", ["127.0.0.1:8400", "http://[bad", "http://a:99999", "ftp://host", "http://", "localhost"]
+)
 def test_an_address_that_is_no_url_is_wrong_usage(given: str) -> None:
     with pytest.raises(ApiError) as raised:
         base_url(given)

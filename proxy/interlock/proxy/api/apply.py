@@ -13,6 +13,7 @@ from interlock.proxy.api.visit import Visit
 
 TIMEOUT_S = 30.0
 """A thousand policies are a thousand steps."""
+NOTHING = "Field required; to remove all that the owner manages, it is {}"
 PREFIX = "CHANGE_ACTION_"
 _NO_NEWS = ("name", "scope_id", "revision", "updated_at", "has_secret", "secret_id", "secret_mask")
 """Fields of a tool that name it, or follow from others; of secrets it is said that they change, and no more."""
@@ -22,6 +23,8 @@ Fields = Mapping[str, object]
 
 async def apply(visit: Visit) -> object:
     body = await visit.body(ApplyBody, visit.api.max_apply_bytes)
+    if body.owner and body.prune and body.model_fields_set.isdisjoint(("tools", "policies")):
+        raise _invalid(("tools",), NOTHING)
     for key, fields in body.tools.items():
         try:
             check_destinations(visit.api.destinations, fields)
