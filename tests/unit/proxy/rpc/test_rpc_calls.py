@@ -367,6 +367,18 @@ async def test_an_ambiguous_status_is_tried_again_only_at_a_tool_that_may_be(
     assert len(rpc_tool.received) == tries
 
 
+@pytest.mark.parametrize("seconds", [2**62, -(2**62)])
+async def test_a_success_is_one_however_far_away_its_tool_says_to_come_back(
+    rpc_agent: RpcAgent, rpc_tool: RpcTool, engine: ScriptedEngine, seconds: int
+) -> None:
+    never_ending = details(error_details_pb2.RetryInfo(retry_delay=Duration(seconds=seconds)))
+    rpc_tool.does(says(b"done", trailing=(("grpc-status-details-bin", never_ending),)))
+    answer = await rpc_agent.call()
+    assert (answer.code, answer.messages) == (Code.OK, [b"done"])
+    assert [settled.outcome for settled in engine.settled] == [pb.OUTCOME_SUCCEEDED]
+    assert len(rpc_tool.received) == 1
+
+
 async def test_a_tool_that_says_when_is_tried_again_then(
     rpc_agent: RpcAgent, rpc_tool: RpcTool, engine: ScriptedEngine
 ) -> None:
