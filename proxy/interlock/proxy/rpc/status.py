@@ -147,7 +147,7 @@ def retry_after_s(trailers: Headers) -> float | None:
         try:
             for detail in status_pb2.Status.FromString(value).details:
                 if detail.Unpack(info):
-                    return max(0.0, info.retry_delay.seconds + info.retry_delay.nanos / 1e9)
+                    return max(0.0, float(info.retry_delay.seconds + info.retry_delay.nanos / 1e9))
         except DecodeError:
             return None
     return None

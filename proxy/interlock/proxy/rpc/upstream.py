@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from functools import cache
 from ipaddress import IPv6Address, ip_address
 from pathlib import Path
+from urllib.parse import quote
 
 import grpc
 from aiohttp.abc import AbstractResolver
@@ -39,7 +40,8 @@ MAX_LINES = 4096
 """Places that are known at a time, beside those to which connections stand."""
 
 # What gRPC says of its own accord, in a status that could as well be the tool's. Tests hold these words. A tool that
-# uses them for itself deceives nobody but itself.
+# uses them for itself deceives nobody but itself. That there was no room, which means that nothing was sent, has to
+# name our own connection: a tool may pass on what gRPC said to it of another.
 _BROKEN = "Stream removed ("
 _TOO_LARGE = "essage larger than max"
 _NO_ROOM = "no quota to send RPC"
@@ -118,7 +120,7 @@ class Rpc:
 
     def _failure(self, code: grpc.StatusCode, details: str) -> UpstreamError | None:
         """What broke, if it is not the tool that has spoken."""
-        if code is Code.RESOURCE_EXHAUSTED and _NO_ROOM in details:
+        if code is Code.RESOURCE_EXHAUSTED and self._connection.says_no_room(details):
             self._connection.is_full()
             return NoRoomError()
         if code is Code.RESOURCE_EXHAUSTED and _TOO_LARGE in details:
@@ -237,7 +239,9 @@ class _Connection:
 
     def __init__(self, place: Place, address: str, most: int) -> None:
         self.most = most
-        self._channel = _channel(place, address)
+        target = _target(place, address)
+        self._channel = _channel(place, target)
+        self._name = quote(target, safe=":.")
         self._calls = 0
         self._retired = False
         self._closing: asyncio.TimerHandle | None = None
@@ -263,6 +267,9 @@ class _Connection:
         if not self.stands:
             self.retire()
         return not self._retired
+
+    def says_no_room(self, details: str) -> bool:
+        return details.startswith(f"{self._name}: ") and details.endswith(_NO_ROOM)
 
     def is_full(self) -> None:
         """Seen by a call that it had no room for."""
@@ -313,14 +320,17 @@ class _Connection:
             await self._closed
 
 
-def _channel(place: Place, address: str) -> aio.Channel:
+def _target(place: Place, address: str) -> str:
+    """What gRPC calls that address."""
+    if isinstance(ip_address(address), IPv6Address):
+        return f"ipv6:[{address}]:{place.port}"
+    return f"ipv4:{address}:{place.port}"
+
+
+def _channel(place: Place, target: str) -> aio.Channel:
     """A channel to that address alone, which tells the tool's server the name it was registered by."""
     bracketed = f"[{place.host}]" if ":" in place.host else place.host
     options = (*OPTIONS, ("grpc.default_authority", f"{bracketed}:{place.port}"))
-    if isinstance(ip_address(address), IPv6Address):
-        target = f"ipv6:[{address}]:{place.port}"
-    else:
-        target = f"ipv4:{address}:{place.port}"
     if place.scheme == "grpc":
         return aio.insecure_channel(target, options=options)
     named = ("grpc.ssl_target_name_override", place.host)

@@ -105,6 +105,18 @@ async def test_a_lease_that_is_over_when_the_connection_stands_sends_nothing(
     assert engine.settled[0].outcome == pb.OUTCOME_NOT_SENT
 
 
+async def test_a_tool_that_passes_on_that_another_had_no_room_was_sent_the_call_once(
+    rpc_agent: RpcAgent, rpc_tool: RpcTool, engine: ScriptedEngine
+) -> None:
+    elsewhere = "ipv4:127.0.0.1:1: subchannel at max number of connections, but no quota to send RPC"
+    rpc_tool.does(says(code=Code.RESOURCE_EXHAUSTED, details=elsewhere))
+    engine.tool.on_ambiguous = pb.ON_AMBIGUOUS_HOLD
+    answer = await rpc_agent.call()
+    assert (answer.code, answer.details) == (Code.RESOURCE_EXHAUSTED, elsewhere)
+    assert engine.settled[0].outcome == pb.OUTCOME_REJECTED
+    assert len(rpc_tool.received) == 1
+
+
 # Where a tool may be.
 
 
