@@ -46,7 +46,6 @@ class ExporterProcess:
     folder: Path
     settings: Mapping[str, str]
     process: asyncio.subprocess.Process | None = None
-    deaths: int = 0
 
     @property
     def log(self) -> Path:
@@ -60,7 +59,6 @@ class ExporterProcess:
         if self.process.returncode is None:
             self.process.send_signal(signal.SIGKILL)
         await self.process.wait()
-        self.deaths += 1
 
     async def stop(self) -> int:
         assert self.process is not None
