@@ -92,7 +92,7 @@ async def test_its_own_redis_comes_back_after_a_crash_with_all_it_knew(interlock
 
     await until(answers_again)
     assert (await dev.call(order=2)).json() == {"calls": 2}
-    assert '"event": "redis.restarted"' in dev.log.read_text()
+    assert '"event":"redis.restarted"' in dev.log.read_text()
 
 
 async def test_sigterm_lets_a_running_call_finish_and_takes_no_new_one(interlock_dev: StartDev, tool: Tool) -> None:
