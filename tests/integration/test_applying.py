@@ -239,3 +239,20 @@ async def test_of_two_versions_applied_at_once_no_tool_is_left_without_the_polic
     await nothing
     left = await engine.ask(engine.policies.ListPolicies, ad.ListPoliciesRequest())
     assert ("charge" in await tools_of(engine)) == bool(left.policies)
+
+
+async def test_a_tool_that_goes_is_gone_before_the_policy_that_forbade_it_is_changed(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await apply(engine, policy("bot-1", blocked_tools=["danger"]), tool("danger"), tool("safe"))
+    there: list[set[str]] = []
+    put_policy = RedisDirectory.put_policy
+
+    async def watched(*of: Any, **how: Any) -> int:
+        there.append({*await tools_of(engine)})
+        return await put_policy(*of, **how)
+
+    monkeypatch.setattr(RedisDirectory, "put_policy", watched)
+    changed = await apply(engine, policy("bot-1"), tool("safe", timeout_ms=700))
+    assert changed == {"bot-1": "update", "safe": "update", "danger": "delete"}
+    assert there == [{"safe"}]

@@ -288,12 +288,17 @@ class Applier:
         """Writes what is planned; False if something has moved since.
 
         Policies come before the tools, so that no tool is open under a policy that did not know it; those that go, go
-        after them.
+        after them. Tools that go, go before policies that change: these need not forbid any more what is to be gone.
         """
         namespace = snapshot.namespace.name
         put = [step for step in steps if isinstance(step, PolicyStep) and step.action is not Action.DELETE]
         gone = [step for step in steps if isinstance(step, PolicyStep) and step.action is Action.DELETE]
         changed = [step for step in steps if isinstance(step, ToolStep)]
+        if any(step.action is not Action.UNCHANGED for step in put):
+            leaving = [step for step in changed if step.action is Action.DELETE]
+            if not await self._change_tools(snapshot, leaving, facts, done):
+                return False
+            changed = [step for step in changed if step.action is not Action.DELETE]
         for step in put:
             if not await self._put_policy(Scope(namespace, step.agent_id), step, facts, done):
                 return False
