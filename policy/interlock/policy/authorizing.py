@@ -230,15 +230,16 @@ def check(question: Question) -> None:
 
 def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits, origin: str = "") -> str:
     """The rule behind a refusal, in the words of the policy, `origin` before them; empty if nothing was refused."""
-    by_reason = {
-        switch.reason: switch.matched_rule,
-        ruling.reason: ruling.matched_rule,
-        "agent_disabled": "switch: agent",
-        "max_actions_per_hour_exceeded": f"{origin}max_actions_per_hour: {limits.actions_per_hour}",
-        "max_calls_per_tool_exceeded": f"{origin}max_calls_per_tool: {limits.calls_of_tool}",
-        "max_spend_usd_per_day_exceeded": f"{origin}max_spend_usd_per_day: {limits.spend_micros_per_day / 1_000_000:g}",
-    }
-    return by_reason.get(reason, "")
+    match reason:
+        case "agent_disabled":
+            return "switch: agent"
+        case "max_actions_per_hour_exceeded":
+            return f"{origin}max_actions_per_hour: {limits.actions_per_hour}"
+        case "max_calls_per_tool_exceeded":
+            return f"{origin}max_calls_per_tool: {limits.calls_of_tool}"
+        case "max_spend_usd_per_day_exceeded":
+            return f"{origin}max_spend_usd_per_day: {limits.spend_micros_per_day / 1_000_000:g}"
+    return next((rule.matched_rule for rule in (ruling, switch) if rule.reason == reason), "")
 
 
 def _as_judged(case: _Case, decision: Decision, quota: Quota | None) -> Judged:

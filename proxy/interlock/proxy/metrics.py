@@ -6,8 +6,8 @@ empty unless the process is told otherwise.
 """
 
 import platform
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from functools import cache
 from importlib.metadata import version
 
@@ -126,15 +126,9 @@ class Metrics:
         if upstream_s > 0:
             self._upstream(tool).observe(upstream_s)
 
-    @contextmanager
-    def in_flight(self, tool: str) -> Iterator[None]:
+    def in_flight(self, tool: str) -> AbstractContextManager[None]:
         """Counts a call as in flight while the context is open."""
-        gauge = self._in_flight(tool)
-        gauge.inc()
-        try:
-            yield
-        finally:
-            gauge.dec()
+        return self._in_flight(tool).track_inprogress()
 
     def connection_refused(self, listener: str) -> None:
         """A connection was closed at once: `listener` (`agents`, `admin`) had as many as it may."""

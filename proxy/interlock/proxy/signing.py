@@ -20,6 +20,11 @@ from interlock.governance.values import dataclass
 from interlock.proxy.request_target import split_url
 
 _STANDARD_WEBHOOKS_PREFIX = "whsec_"
+_COVERED = (
+    '"@method" "@target-uri" "content-digest" "interlock-agent" "interlock-call-id" "interlock-fence" "idempotency-key"'
+)
+_COMPONENTS = "".join(f"{name}: {{}}\n" for name in _COVERED.split())
+"""The lines of the signature base, in the order of the components that it covers."""
 MAX_PREPARED = 1024
 
 
@@ -79,21 +84,13 @@ def _standard_webhooks(out: Outgoing, keys: Sequence[bytes], now: int) -> list[t
 def _rfc9421(out: Outgoing, keys: Sequence[bytes], secret_id: str, now: int) -> list[tuple[str, str]]:
     """RFC 9421 with `hmac-sha256`, one label and tag a secret; the body is covered by its RFC 9530 Content-Digest."""
     content_digest = f"sha-256=:{_base64(sha256(out.body).digest())}:"
-    components = {
-        "@method": out.method,
-        "@target-uri": _target_uri(out.url),
-        "content-digest": content_digest,
-        "interlock-agent": out.agent_id,
-        "interlock-call-id": out.call_id,
-        "interlock-fence": out.fence,
-        "idempotency-key": out.key,
-    }
-    lines = "".join(f'"{name}": {value}\n' for name, value in components.items())
-    covered = " ".join(f'"{name}"' for name in components)
+    lines = _COMPONENTS.format(
+        out.method, _target_uri(out.url), content_digest, out.agent_id, out.call_id, out.fence, out.key
+    )
     inputs, signatures = [], []
     for number, key in enumerate(keys):
         rank = _rank(number)
-        params = f'({covered});created={now};keyid="{secret_id}{rank}";alg="hmac-sha256";tag="interlock{rank}"'
+        params = f'({_COVERED});created={now};keyid="{secret_id}{rank}";alg="hmac-sha256";tag="interlock{rank}"'
         base = f'{lines}"@signature-params": {params}'
         inputs.append(f"sig{number + 1}={params}")
         signatures.append(f"sig{number + 1}=:{_base64(_hmac(key, base.encode()))}:")

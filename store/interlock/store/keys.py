@@ -55,6 +55,8 @@ Names are safe to put in a tag: a namespace is `[a-z0-9-]`, an agent id has no b
 The upper-case tag can be no namespace's.
 """
 
+from functools import lru_cache
+
 from interlock.policy.model import Scope
 
 PREFIX = "il"
@@ -63,6 +65,21 @@ SETTLED_CHANNEL = f"{PREFIX}:settled"
 CHANGED_CHANNEL = f"{PREFIX}:changed"
 """On it stand the names of namespaces, or WORLD, as their epochs are raised."""
 AGENT_TTL_MS = 400 * 86_400_000
+AGENTS_REMEMBERED = 4096
+"""So many agents' keys are not put together anew for every call."""
+_WINDOWS = ("minutes", "hours", "days")
+
+
+@lru_cache(AGENTS_REMEMBERED)
+def of_decisions(scope: Scope) -> tuple[str, ...]:
+    """Config, state, open, minutes, hours, days, audit and folds: an agent's keys in every decision and settlement."""
+    return tuple(of_agent(scope, part) for part in ("config", "state", "open", *_WINDOWS, "audit", "folds"))
+
+
+@lru_cache(AGENTS_REMEMBERED)
+def epoch_reads(namespace: str) -> tuple[tuple[str, str], ...]:
+    """Commands that read the epochs a decision in this namespace rests on."""
+    return tuple(("GET", of_namespace(at, "epoch")) for at in (WORLD, namespace))
 
 
 def of_agent(scope: Scope, *parts: str) -> str:
@@ -91,7 +108,7 @@ def trail(scope: Scope) -> list[str]:
 
 def windows(scope: Scope) -> list[str]:
     """Minutes, hours, days: the order in which every script takes them."""
-    return [of_agent(scope, "minutes"), of_agent(scope, "hours"), of_agent(scope, "days")]
+    return [of_agent(scope, part) for part in _WINDOWS]
 
 
 def held() -> list[str]:

@@ -56,8 +56,9 @@ class RedisLedger:
 
     async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
         scope = reservation.scope
+        # The epochs are read after the script on the same connection: they are at least as new as what it saw.
         args = [*_authorize_args(reservation), self._trails.backlog_cap, reservation.quota_reason]
-        beside = [*_epoch_reads(scope), *_held_entry(reservation)]
+        beside = [*keys.epoch_reads(scope.namespace), *_held_entry(reservation)]
         reply, world, namespace, *_ = await self._redis.run("authorize", _authorize_keys(reservation), args, beside)
         self._trails.grew(scope)
         if reply[0] == b"ABANDONED":
@@ -83,7 +84,7 @@ class RedisLedger:
     async def renew(self, permit: Permit, lease_ms: int) -> Renewed:
         at = [keys.of_agent(permit.scope, part) for part in ("config", "state", f"call:{permit.key}", "open")]
         reply, world, namespace = await self._redis.run(
-            "renew", at, [*_proof(permit), lease_ms], _epoch_reads(permit.scope)
+            "renew", at, [*_proof(permit), lease_ms], keys.epoch_reads(permit.scope.namespace)
         )
         word, version = reply
         return Renewed(word.decode(), int(version), _epochs(world, namespace))
@@ -99,8 +100,9 @@ class RedisLedger:
         facts: str,
     ) -> Settlement:
         scope = permit.scope
-        parts = ("state", f"call:{permit.key}", "open", f"attempt:{permit.attempt_id}")
-        at = [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), *keys.trail(scope)[1:]]
+        _, state, opened, *rest = keys.of_decisions(scope)
+        call, attempt = keys.of_agent(scope, "call", permit.key), keys.of_agent(scope, "attempt", permit.attempt_id)
+        at = [state, call, opened, attempt, *rest]
         told = answer or Answer(status=0, kept=False)
         reply = await self._redis.run(
             "settle",
@@ -181,15 +183,9 @@ class RedisLedger:
 
 def _authorize_keys(reservation: Reservation) -> list[str]:
     scope = reservation.scope
-    parts = (
-        "config",
-        "state",
-        f"call:{reservation.key}",
-        "open",
-        f"id:{reservation.call_id}",
-        f"attempt:{reservation.attempt_id}",
-    )
-    return [*(keys.of_agent(scope, part) for part in parts), *keys.windows(scope), *keys.trail(scope)[1:]]
+    config, state, opened, *rest = keys.of_decisions(scope)
+    call, call_id = keys.of_agent(scope, "call", reservation.key), keys.of_agent(scope, "id", reservation.call_id)
+    return [config, state, call, opened, call_id, keys.of_agent(scope, "attempt", reservation.attempt_id), *rest]
 
 
 def _authorize_args(reservation: Reservation) -> list[str | int]:
@@ -275,14 +271,6 @@ def _not_looked_after(permit: Permit) -> list[Command]:
     return [("ZREM", index, member) for index in keys.held()]
 
 
-def _epoch_reads(scope: Scope) -> list[Command]:
-    """Read after the script on the same connection: what they say is at least as new as what the script saw."""
-    return [
-        ("GET", keys.of_namespace(keys.WORLD, "epoch")),
-        ("GET", keys.of_namespace(scope.namespace, "epoch")),
-    ]
-
-
 def _epochs(world: bytes | None, namespace: bytes | None) -> Epochs:
     return Epochs(int(world or 0), int(namespace or 0))
 
@@ -292,8 +280,8 @@ def _proof(permit: Permit) -> list[str | int]:
 
 
 def _decision(reservation: Reservation, reply: Sequence[Any]) -> Decision:
-    verdict, reason, call_id, basis = (part.decode() for part in reply[:4])
-    fence, retry_after_ms, charged, actions, calls, spend, resets = (int(part) for part in reply[4:11])
+    verdict, reason, call_id, basis = [part.decode() for part in reply[:4]]
+    fence, retry_after_ms, charged, actions, calls, spend, resets = map(int, reply[4:11])
     permit = None
     if verdict == Verdict.EXECUTE:
         scope, tool, key = reservation.scope, reservation.tool, reservation.key

@@ -1,6 +1,7 @@
 """A stream of the LocalServer does what one of gRPC does: each test runs on both."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -100,6 +101,61 @@ async def test_the_metadata_and_the_deadline_are_the_callers(served: Any) -> Non
         with pytest.raises(aio.AioRpcError) as failed:
             await call.read()
     assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+
+
+class Slow(admin_pb2_grpc.AuditServicer):
+    """Answers when it is told to, and says how it was ended."""
+
+    def __init__(self) -> None:
+        self.asked, self.ended = asyncio.Event(), asyncio.Event()
+
+    async def ListEvents(self, request: pb.ListEventsRequest, context: Any) -> pb.ListEventsResponse:  # noqa: N802
+        self.asked.set()
+        try:
+            await asyncio.sleep(0 if request.limit else 60)
+        finally:
+            self.ended.set()
+        return pb.ListEventsResponse()
+
+
+@BOTH
+async def test_a_deadline_ends_a_call_and_its_servicer_and_nothing_after_them(served: Any) -> None:
+    servicer = Slow()
+    async with served(servicer) as stub:
+        with pytest.raises(aio.AioRpcError) as failed:
+            await stub.ListEvents(pb.ListEventsRequest(), timeout=0.05)
+        assert failed.value.code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        async with asyncio.timeout(5):
+            await servicer.ended.wait()
+        task = asyncio.current_task()
+        assert task is not None
+        assert task.cancelling() == 0
+        await stub.ListEvents(pb.ListEventsRequest(limit=1), timeout=0.05)
+        await asyncio.sleep(0.1)  # the deadline of a call that is over
+
+
+@BOTH
+async def test_who_is_cancelled_within_a_deadline_is_cancelled_and_not_late(served: Any) -> None:
+    servicer = Slow()
+    async with served(servicer) as stub:
+        asking = asyncio.ensure_future(stub.ListEvents(pb.ListEventsRequest(), timeout=30))
+        await servicer.asked.wait()
+        asking.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await asking
+        async with asyncio.timeout(5):
+            await servicer.ended.wait()
+
+
+async def test_who_is_cancelled_as_the_deadline_passes_is_cancelled() -> None:
+    servicer = Slow()
+    async with local(servicer) as stub:
+        asking = asyncio.ensure_future(stub.ListEvents(pb.ListEventsRequest(), timeout=0.3))
+        await servicer.asked.wait()
+        asyncio.get_running_loop().call_later(0, asking.cancel)
+        time.sleep(0.35)  # noqa: ASYNC251 - so that both are due in one turn of the loop
+        with pytest.raises(asyncio.CancelledError):
+            await asking
 
 
 @BOTH

@@ -30,6 +30,7 @@ from interlock.policy.model import (
     Switch,
     Tool,
     TrailState,
+    Verdict,
     VersionedPolicy,
 )
 from interlock.policy.rules import terms
@@ -41,6 +42,7 @@ DEDUP = {
     None: governance_pb2.DEDUP_MODE_UNSPECIFIED,
 }
 DEDUP_OF = {number: mode for mode, number in DEDUP.items()}
+VERDICTS = {verdict: governance_pb2.Verdict.Value(f"VERDICT_{verdict}") for verdict in Verdict}
 OUTCOMES = {
     Outcome.SUCCEEDED: governance_pb2.OUTCOME_SUCCEEDED,
     Outcome.REJECTED: governance_pb2.OUTCOME_REJECTED,
@@ -101,7 +103,7 @@ def degraded_of(request: governance_pb2.RecordDegradedRequest) -> Told:
 def authorize_response(verdict: Judged) -> governance_pb2.AuthorizeResponse:
     decision = verdict.decision
     response = governance_pb2.AuthorizeResponse(
-        verdict=governance_pb2.Verdict.Value(f"VERDICT_{decision.verdict}"),
+        verdict=VERDICTS[decision.verdict],
         reason=decision.reason,
         namespace=verdict.scope.namespace,
         agent_id=verdict.scope.agent_id,
