@@ -166,12 +166,13 @@ async def pull(engine: EngineClient, scope: str, pulled: bool) -> None:
 
 
 async def test_a_switch_pulled_under_the_nose_of_an_engine_costs_nothing(
-    engine: EngineClient, other_engine: EngineClient, redis_url: str
+    engine: EngineClient, other_engine: EngineClient, redis_url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The other engine reserves on what it remembers, sees the epoch moved, and gives the reservation back."""
     spent = (await figures(engine)).total_spend_micros
     async with Redis.from_url(redis_url) as raw:
-        # It is not told of the switch.
+        # It is not told of the switch, however long the rest takes.
+        monkeypatch.setattr("interlock.policy.learning.RECONNECT_S", 3600)
         await raw.execute_command("CLIENT", "KILL", "TYPE", "pubsub")
     await pull(engine, "namespace", True)
     assert (await other_engine.authorize("next")).reason == "kill_switch"
