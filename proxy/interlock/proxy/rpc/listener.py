@@ -37,6 +37,8 @@ MAX_STREAMS = 1_000
 IDLE_MS = 300_000
 MIN_PING_MS = 10_000
 CLOSING_S = 1.0
+LONGEST_DEADLINE_S = 1e8
+"""One further away (a client may name one of 11,000 years) is none: gRPC's clock would overflow on the way out."""
 LARGEST = 2**31 - 1
 
 
@@ -140,7 +142,7 @@ class _Handlers(grpc.GenericRpcHandler):
     async def _incoming(self, method: str, context: Context) -> Incoming:
         """The request, read to its end before anybody judges it."""
         left_s = context.time_remaining()
-        deadline = math.inf if left_s is None else time.monotonic() + left_s
+        deadline = math.inf if left_s is None or left_s > LONGEST_DEADLINE_S else time.monotonic() + left_s
         if self._open > self._most:
             raise UnavailableError("busy", "too many calls are under way")
         fields = fields_of(context.invocation_metadata() or ())

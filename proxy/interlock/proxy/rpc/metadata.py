@@ -35,13 +35,19 @@ def metadata_of(fields: Iterable[tuple[str, str]]) -> Metadata:
 def passed_on(fields: Headers) -> Headers:
     """An agent's metadata that its tool may see. Errors: `invalid_header`."""
     kept = forwardable(fields)
-    return tuple(field for field in kept if field[0] not in _NOT_FORWARDED and not field[0].startswith(_RESERVED))
+    passed = tuple(field for field in kept if field[0] not in _NOT_FORWARDED and not field[0].startswith(_RESERVED))
+    metadata_of(passed)  # refused now rather than when it is to be sent: the call is not judged yet
+    return passed
 
 
 def handed_back(fields: Headers) -> Headers:
-    """A tool's metadata, initial or trailing, that its agent may see."""
-    kept = returnable(fields)
+    """A tool's metadata, initial or trailing, that its agent may see; what gRPC would not send is left out."""
+    kept = (field for field in returnable(fields) if field[0].endswith(_BINARY) or _is_plain(field[1]))
     return tuple(field for field in kept if field[0] == DETAILS or not field[0].startswith(_RESERVED))
+
+
+def _is_plain(value: str) -> bool:
+    return value.isascii() and value.isprintable()
 
 
 def _text(name: str, value: str | bytes) -> str:
@@ -52,7 +58,7 @@ def _text(name: str, value: str | bytes) -> str:
 
 def _value(name: str, value: str) -> str | bytes:
     if not name.endswith(_BINARY):
-        if not value.isascii() or not value.isprintable():
+        if not _is_plain(value):
             raise InvalidRequestError("invalid_header", f"the metadata {name} is not printable ASCII", field="headers")
         return value
     try:

@@ -7,6 +7,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from grpc import StatusCode as Code
 from h2.connection import H2Connection
 from h2.errors import ErrorCodes
 
@@ -92,6 +93,26 @@ async def test_an_answer_without_a_message_is_trailers_alone(sidecar: Sidecar) -
 
 
 # What nobody should send.
+
+
+async def test_metadata_that_grpc_would_not_send_on_is_refused_before_the_call_is_judged(
+    sidecar: Sidecar, engine: ScriptedEngine
+) -> None:
+    async with line_to(sidecar) as line:
+        stream = line.open(PAY, KEY, ("x-name", "é"))
+        line.data(stream, framed(b"1"), end=True)
+        answer = await line.answer(stream)
+    assert answer.status == 3
+    assert engine.authorized == []
+
+
+async def test_a_deadline_of_11000_years_is_none(sidecar: Sidecar, rpc_tool: RpcTool) -> None:
+    async with line_to(sidecar) as line:
+        stream = line.open(PAY, KEY, ("grpc-timeout", "99999999H"))
+        line.data(stream, framed(b"1"), end=True)
+        answer = await line.answer(stream)
+    assert (answer.status, answer.body) == (0, framed(b"calls: 1"))
+    assert rpc_tool.received[0].left_s is None
 
 
 @pytest.mark.parametrize("half", [b"\0", b"\0\0\0\0\5abc", b"\1\0\0\0\1x", b"\0\xff\xff\xff\xff"], ids=repr)
@@ -203,6 +224,18 @@ def resets(code: ErrorCodes) -> Any:
         connection.reset_stream(stream, code)
 
     return answer
+
+
+async def test_a_success_is_told_though_its_tool_sends_metadata_that_grpc_would_not(
+    engine: ScriptedEngine, rpc_agent: RpcAgent
+) -> None:
+    tool = WireTool(responds(framed(b"done"), trailers=[("grpc-status", "0"), ("x-name", "é"), ("x-kept", "e")]))
+    async with tool.running():
+        engine.tool.url = tool.url
+        answer = await rpc_agent.call()
+    assert (answer.code, answer.messages) == (Code.OK, [b"done"])
+    assert (answer.trailer("x-name"), answer.trailer("x-kept")) == (None, "e")
+    assert engine.settled[0].outcome == pb.OUTCOME_SUCCEEDED
 
 
 @pytest.mark.parametrize(
