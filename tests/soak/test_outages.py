@@ -8,14 +8,13 @@ import asyncio
 import random
 from collections import Counter, defaultdict
 from decimal import Decimal
-from typing import Any
 
 import pytest
 
 from tests.conftest import StartDev
 from tests.interlock_dev import InterlockDev, until
 from tests.redis_server import RedisServer
-from tests.soak.test_crashes import LASTS_S, PRICE, SEED, name, works
+from tests.soak.agents import LASTS_S, PRICE, SEED, events, moments, name, price_calls, works
 from tests.tool import Tool
 
 AGENTS = 6
@@ -30,10 +29,7 @@ async def test_every_call_that_went_out_is_on_record_once_whoever_let_it(
     sidecars = [await interlock_dev(own_redis.url), await interlock_dev(own_redis.url)]
     open_tool = {"on_governance_failure": "open", "open_max_calls_per_minute": 1000}
     await sidecars[0].register(tool.url, timeout_ms=500, max_retries=0, **open_tool)
-    async with sidecars[0].client() as operator:
-        for agent in map(name, range(AGENTS)):
-            policy = {"pricing_rules": [{"tool": "charge", "price_usd": float(PRICE)}]}
-            (await operator.post(f"/v1/policies/{agent}", json=policy)).raise_for_status()
+    await price_calls(sidecars[0], AGENTS)
 
     over = asyncio.Event()
     async with asyncio.TaskGroup() as tasks:
@@ -66,9 +62,7 @@ async def is_told(sidecar: InterlockDev) -> bool:
 async def fail_again_and_again(sidecars: list[InterlockDev], redis: RedisServer) -> Counter[str]:
     """Has Redis hang or end for a while, or kills a sidecar while it is away, until the time is over."""
     chance, outages = random.Random(SEED), Counter[str]()
-    ends_at = asyncio.get_running_loop().time() + LASTS_S
-    while asyncio.get_running_loop().time() < ends_at:
-        await asyncio.sleep(chance.uniform(0.5, 3))
+    async for _ in moments(chance):
         kind = chance.choice(["hangs", "ends", "ends under a dying sidecar"])
         outages[kind] += 1
         if kind == "hangs":
@@ -85,14 +79,3 @@ async def fail_again_and_again(sidecars: list[InterlockDev], redis: RedisServer)
         if kind != "ends":
             await victim.start()
     return outages
-
-
-async def events(sidecar: InterlockDev, agent: str) -> list[dict[str, Any]]:
-    found: list[dict[str, Any]] = []
-    async with sidecar.client() as operator:
-        while page := (
-            await operator.get("/v1/audit", params={"agent_id": agent, "after_seq": len(found), "limit": 500})
-        ).json():
-            found += page
-    assert [event["seq"] for event in found] == list(range(1, len(found) + 1))
-    return found
