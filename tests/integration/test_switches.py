@@ -147,3 +147,12 @@ async def test_a_plan_without_a_feature_refuses_its_use_to_operators_and_not_to_
     assert await operator.refused(operator.policies.PutPolicy, limits) == "feature_not_available"
     judged = await engine.authorize("still judged", tool_revision=await own_tool(engine))
     assert (judged.verdict, judged.reason) == (pb.VERDICT_BLOCKED, "kill_switch")
+
+
+async def test_a_note_or_reason_that_is_too_long_is_named(engine: EngineClient) -> None:
+    with pytest.raises(InvalidRequestError) as refused:
+        await engine.ask(engine.calls.ResolveCall, ad.ResolveCallRequest(note="x" * 513))
+    assert refused.value.metadata["field"] == "note"
+    with pytest.raises(InvalidRequestError) as refused:
+        await engine.ask(engine.agents.DisableAgent, ad.DisableAgentRequest(agent_id="bot-1", reason="x" * 513))
+    assert refused.value.metadata["field"] == "reason"

@@ -147,19 +147,19 @@ class RedisDirectory:
         at = [keys.of_namespace(namespace, part) for part in ("tools", "namespace")]
         asked = json.dumps([*map(_change, changes)])
         args: list[Argument] = [asked, room.plan, room.tools, *_announced(namespace), facts]
-        revision = int((await self._redis.run("change_tools", [*at, *keys.of_trail(namespace)], args))[0])
+        revision = int((await self._redis.run("change_tools", [*at, *keys.of_change(namespace)], args))[0])
         if revision < 0:
             raise NoRoomError("payment_required", "the namespace has as many tools as its plan allows")
         return revision or None
 
     async def delete_tool(self, namespace: str, scope_id: str, name: str, *, facts: str = "{}") -> bool:
-        at = [keys.of_namespace(namespace, "tools"), *keys.of_trail(namespace)]
+        at = [keys.of_namespace(namespace, "tools"), *keys.of_change(namespace)]
         args = [_field(scope_id, name), name, *_announced(namespace), facts]
         return bool((await self._redis.run("delete_tool", at, args))[0])
 
     async def set_switch(self, namespace: str | None, switch: Switch, *, facts: str = "{}") -> Switch:
         of = namespace or keys.WORLD
-        at = [keys.of_namespace(of, "switch"), *keys.of_trail(of)]
+        at = [keys.of_namespace(of, "switch"), *keys.of_change(of)]
         args: list[Argument] = [int(switch.pulled), switch.reason, switch.changed_by, *_announced(of), facts]
         changed_at = int((await self._redis.run("set_switch", at, args))[0])
         return replace(switch, changed_at_ms=changed_at)
@@ -239,14 +239,14 @@ class RedisDirectory:
             *_announced(name),
             facts,
         ]
-        put = int((await self._redis.run("put_namespace", [*at, *keys.of_trail(name)], args))[0])
+        put = int((await self._redis.run("put_namespace", [*at, *keys.of_change(name)], args))[0])
         return await self.namespace(name) if put else None
 
     async def delete_namespace(self, namespace: Namespace, *, force: bool, facts: str = "{}") -> Namespace | None:
         name = namespace.name
         at = [keys.of_namespace(name, part) for part in ("namespace", "tools")]
         args: list[Argument] = [namespace.revision, int(force), *_announced(name), facts]
-        deleted = int((await self._redis.run("delete_namespace", [*at, *keys.of_trail(name)], args))[0])
+        deleted = int((await self._redis.run("delete_namespace", [*at, *keys.of_change(name)], args))[0])
         if deleted < 0:
             raise ConflictError("namespace_in_use", "the namespace has tools")
         return await self.namespace(name) if deleted else None
@@ -269,7 +269,7 @@ class RedisDirectory:
 
     async def _note_keys(self, namespace: str, verdict: str, facts: str) -> None:
         args = [verdict, *_announced(namespace), facts]
-        await self._redis.run("change_keys", keys.of_trail(namespace), args)
+        await self._redis.run("change_keys", keys.of_change(namespace), args)
 
     async def check(self) -> str:
         # CONFIG would say the same, but hosted Redis does not let everybody ask.

@@ -92,8 +92,8 @@ def of_namespace(namespace: str, *parts: str) -> str:
     return ":".join((PREFIX, f"{{{namespace}}}", *parts))
 
 
-def of_trail(namespace: str) -> list[str]:
-    """Epoch, state and audit of a namespace, or of WORLD: the order in which every script takes them."""
+def of_change(namespace: str) -> list[str]:
+    """Epoch, state and audit of a namespace, or of WORLD: what every script takes that changes what stands there."""
     return [of_namespace(namespace, part) for part in ("epoch", "state", "audit")]
 
 

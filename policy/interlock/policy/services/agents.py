@@ -182,6 +182,7 @@ def _check_name(request: pb.SetSwitchRequest) -> None:
         raise InvalidRequestError("invalid_request", "only a tool's switch has a scope_id", field="scope_id")
 
 
-def check_reason(reason: str) -> None:
+def check_reason(reason: str, field: str = "reason") -> None:
+    """Errors: InvalidRequestError."""
     if len(reason) > MAX_REASON:
-        raise InvalidRequestError("invalid_request", f"a reason has at most {MAX_REASON} characters", field="reason")
+        raise InvalidRequestError("invalid_request", f"a {field} has at most {MAX_REASON} characters", field=field)

@@ -56,7 +56,7 @@ class CallsService(admin_pb2_grpc.CallsServicer):
     async def ResolveCall(self, request: pb.ResolveCallRequest, caller: Caller) -> pb.Call:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         access.require(identity, Role.OPERATOR)
-        check_reason(request.note)
+        check_reason(request.note, "note")
         outcome = OUTCOME_OF.get(request.outcome)
         if outcome not in RESOLUTIONS:
             raise InvalidRequestError("invalid_request", "the outcome is SUCCEEDED or NOT_SENT", field="outcome")
