@@ -6,6 +6,7 @@ than `chunked`, a body of an interim answer, another version than HTTP/1.0 and 1
 """
 
 import asyncio
+import select
 from collections import deque
 from typing import cast
 
@@ -51,6 +52,7 @@ class ToolConnection(asyncio.Protocol):
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
         self._transport: asyncio.Transport | None = None
+        self._arrived = select.poll()
         self._parser = HttpResponseParser(self)
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
@@ -67,6 +69,12 @@ class ToolConnection(asyncio.Protocol):
     def usable(self) -> bool:
         """Whether the next request may go this way."""
         return self._reusable and self._transport is not None and not self._transport.is_closing()
+
+    def is_quiet(self) -> bool:
+        """Whether nothing has come that the loop has not told of yet: no end, and no answer that nobody asked for,
+        which would pass for that to the next request.
+        """
+        return not self._arrived.poll(0)
 
     def _begin(self, method: str) -> None:
         self._head_only = method == "HEAD"
@@ -189,6 +197,7 @@ class ToolConnection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast("asyncio.Transport", transport)
+        self._arrived.register(transport.get_extra_info("socket"), select.POLLIN)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._transport = None

@@ -121,7 +121,8 @@ class Upstream:
         idle = self._idle.get(place)
         while idle:
             connection = idle.pop()
-            if connection.usable and self._loop.time() - connection.idle_since < KEEP_ALIVE_S:
+            fresh = self._loop.time() - connection.idle_since < KEEP_ALIVE_S
+            if fresh and connection.usable and connection.is_quiet():
                 return connection
             connection.close()
         return await self._connected(place, timeout_s)

@@ -391,3 +391,29 @@ async def test_a_connection_that_is_reset_is_a_reset(upstream: Upstream, tools: 
 async def test_an_answer_that_is_not_http_is_refused(upstream: Upstream, tools: Any, answer: bytes) -> None:
     tool = await tools(answering_once(answer))
     assert await failure(upstream, request_to(tool.url())) == ("upstream_invalid", True)
+
+
+@pytest.mark.parametrize("news", [b"HTTP/1.1 200 OK\r\nContent-Length: 6\r\n\r\nforged", b""])
+async def test_a_connection_with_news_that_nobody_has_read_is_not_used_again(upstream: Upstream, news: bytes) -> None:
+    """An end, or an answer that nobody asked for, may have come while the loop had other things to do."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        request = request_to(f"http://127.0.0.1:{listener.getsockname()[1]}/", body=b"{}")
+
+        async def served(answer: bytes) -> tuple[socket.socket, bytes]:
+            fetching = asyncio.create_task(fetch(upstream, request))
+            line, _ = await asyncio.to_thread(listener.accept)
+            await asyncio.to_thread(line.recv, 65536)
+            line.sendall(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%b" % (len(answer), answer))
+            return line, (await fetching)[2]
+
+        listener.settimeout(5)
+        first, body = await served(b"first")
+        assert body == b"first"
+        if news:
+            first.sendall(news)
+        else:
+            first.close()
+        second, body = await served(b"second")
+        assert body == b"second"
+        first.close()
+        second.close()
