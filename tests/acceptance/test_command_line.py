@@ -110,8 +110,13 @@ async def test_top_shows_agents_live_fits_its_terminal_and_leaves_it_whole(scene
         await scene.ask("POST", f"/v1/agents/{scene.agent}/disable", {"reason": HOSTILE})
         shown = await top.until("OFF", after=shown)
         top.resize(120, 40)
-        await top.until(" " * 45, after=len(top.shown))
-        assert (widest(top.shown[:shown]), widest(top.shown[shown:])) == (80, 120)
+        narrow = widest(top.shown[:shown])
+
+        async def widened() -> bool:
+            return widest(top.shown[shown:]) > narrow
+
+        await until(widened)
+        assert (narrow, widest(top.shown[shown:])) == (80, 120)
         top.type(CTRL_C)
         assert await top.ended() == 130
         assert top.shown.rindex("\x1b[?1049l") > top.shown.rindex("\x1b[?1049h")
