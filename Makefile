@@ -25,8 +25,8 @@ demo: $(RUN) ## plays the main job: a real agent, a real signed tool, a real Red
 bench: $(RUN) ## measures Interlock beside nginx and beside no proxy at all (needs wrk; under three minutes)
 	@$(BIN)/python -m bench $(BENCH)
 
-test: $(DEV) ## runs all tests
-	$(BIN)/pytest $(PYTEST)
+test: $(DEV) ## runs all tests, on as many cores as there are
+	$(BIN)/pytest -n auto --maxprocesses 4 --dist loadfile $(PYTEST)
 
 check: $(DEV) ## linters, formatting, types, and whether the generated code is fresh
 	$(BIN)/ruff check

@@ -88,6 +88,7 @@ class Terminal:
         return code
 
     def _take(self) -> None:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell starts what is to run behind it deaf to this
         os.setsid()
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 

@@ -14,7 +14,7 @@ KiB = 1 << 10
 MiB = 1 << 20
 DEFAULT_LIMIT = 1 * MiB
 CHUNK = 64 * KiB
-READ_AT_MOST = 64 * MiB
+READ_AT_MOST = 128 * MiB
 """What a socket's buffers on both sides may swallow beside what is read: the kernel's (`tcp_rmem` and `tcp_wmem`, which
 together may be some 40 MiB), not the sidecar's."""
 
