@@ -124,9 +124,10 @@ class EmbeddedRedis:
     async def close(self) -> None:
         """Ends the server in order and gives the folder free. Harmless when it was never started."""
         if self._supervisor is not None:
-            self._supervisor.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._supervisor
+            # Asked again: in hanging up on a server just started, redis-py may swallow the first cancellation.
+            while not self._supervisor.done():
+                self._supervisor.cancel()
+                await asyncio.wait([self._supervisor], timeout=_POLL_S)
             self._supervisor = None
         if self._process is not None:
             await _end(self._process)
