@@ -26,7 +26,14 @@ MAX_BATCH_BYTES = 1 * MiB
 STREAM_ENDED = (aio.AioRpcError, aio.UsageError, asyncio.InvalidStateError)
 """What grpc.aio raises from a stream that is over."""
 
-GRPC_GAVE_UP = (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.CANCELLED)
+# INTERNAL ("Internal error from Core") and UNKNOWN are what gRPC makes of a line that breaks while it is written to.
+GRPC_GAVE_UP = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.CANCELLED,
+    grpc.StatusCode.INTERNAL,
+    grpc.StatusCode.UNKNOWN,
+)
 
 
 class LostAnswerError(UnavailableError):

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any, NoReturn
 
-from grpc import aio
+from grpc import StatusCode, aio
 from grpc_health.v1 import health, health_pb2_grpc
 
 from interlock.governance.errors import InterlockError, NotFoundError, UnavailableError
@@ -84,6 +84,7 @@ class ScriptedEngine(governance_pb2_grpc.GovernanceServicer):
         self._news = asyncio.Condition()
         self._replying: set[asyncio.Task[None]] = set()
         self._broken = asyncio.Event()
+        self._breaks_with = StatusCode.OK
 
     async def until_settled(self, count: int = 1) -> pb.SettleRequest:
         async with asyncio.timeout(20), self._news:
@@ -124,8 +125,9 @@ class ScriptedEngine(governance_pb2_grpc.GovernanceServicer):
         self.awaited.append(request)
         return pb.AwaitResponse(settled=True)
 
-    def break_streams(self) -> None:
-        """Ends every stream; the questions on it get no answer any more."""
+    def break_streams(self, code: StatusCode = StatusCode.OK) -> None:
+        """Ends every stream with a bare status; the questions on it get no answer any more."""
+        self._breaks_with = code
         self._broken.set()
         self._broken = asyncio.Event()
 
@@ -134,9 +136,11 @@ class ScriptedEngine(governance_pb2_grpc.GovernanceServicer):
             await abort(context, self.stream_error)
         reading = asyncio.create_task(self._read(requests, context))
         broken = asyncio.create_task(self._broken.wait())
-        await asyncio.wait([reading, broken], return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait([reading, broken], return_when=asyncio.FIRST_COMPLETED)
         for task in (reading, broken, *self._replying):
             task.cancel()
+        if reading not in ended and self._breaks_with is not StatusCode.OK:
+            await context.abort(self._breaks_with)
 
     async def _read(self, requests: Any, context: Any) -> None:
         writing = asyncio.Lock()

@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from grpc import StatusCode
 
 from interlock.governance.errors import DeniedError, UnauthenticatedError, UnavailableError
 from interlock.governance.local import LocalServer
@@ -50,12 +51,15 @@ async def test_an_answer_that_was_lost_is_asked_for_again_with_the_same_attempt(
     assert [request.attempt_id for request in scripted.authorized] == ["same", "same"]
 
 
-async def test_a_question_on_a_stream_that_breaks_is_asked_again_on_the_next(scripted: ScriptedEngine) -> None:
+@pytest.mark.parametrize("code", ["OK", "UNAVAILABLE", "CANCELLED", "INTERNAL", "UNKNOWN"])
+async def test_a_question_on_a_stream_that_breaks_is_asked_again_on_the_next(
+    scripted: ScriptedEngine, code: str
+) -> None:
     scripted.answers_lost = 1
     async with serving(scripted) as port, asking(port, timeout_ms=10_000) as engine:
         asked = asyncio.create_task(engine.authorize(question("same")))
         await scripted.until_authorized()
-        scripted.break_streams()
+        scripted.break_streams(StatusCode[code])
         verdict = await asked
     assert verdict.verdict == pb.VERDICT_EXECUTE
     assert [request.attempt_id for request in scripted.authorized] == ["same", "same"]
