@@ -104,8 +104,14 @@ def test_the_shells_get_the_names_from_the_command_itself(api: Api, shell: str, 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_the_script_for_a_shell_is_shown_and_names_the_command(shell: str) -> None:
     code = "from interlock.cli.main import main; main()"
+    # Else it is the shell that runs the tests, if any does, for which a script is shown.
+    environment = {**os.environ, "_TYPER_COMPLETE_TEST_DISABLE_SHELL_DETECTION": "1"}
     shown = subprocess.run(
-        [sys.executable, "-c", code, "--show-completion", shell], capture_output=True, text=True, check=True
+        [sys.executable, "-c", code, "--show-completion", shell],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=True,
     )
     assert "_INTERLOCK_COMPLETE" in shown.stdout
 
