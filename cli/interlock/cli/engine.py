@@ -1,7 +1,6 @@
 """`interlock engine`: the governance engine alone, on gRPC."""
 
 import asyncio
-import contextlib
 import ssl
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -23,6 +22,7 @@ from interlock.cli.role import Role
 from interlock.cli.watching import Looked, Watcher, watching
 from interlock.governance.errors import UnavailableError
 from interlock.governance.local import LocalServer
+from interlock.governance.tasks import end
 from interlock.policy.engine import SERVICES, Engine
 from interlock.policy.settings import EngineSettings, TlsFiles
 from interlock.proxy.admin import Readiness, Ready, admin_app
@@ -142,9 +142,7 @@ async def _bootstrapping(engine: Engine, settings: EngineSettings) -> AsyncItera
     try:
         yield
     finally:
-        creating.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await creating
+        await end(creating)
 
 
 async def _bootstrap(engine: Engine, key: str) -> None:

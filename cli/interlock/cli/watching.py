@@ -7,7 +7,6 @@ holds.
 """
 
 import asyncio
-import contextlib
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
@@ -20,6 +19,7 @@ from interlock.cli.configuration import Configuration
 from interlock.cli.problems import ConfigurationError
 from interlock.cli.references import References, digest_of
 from interlock.governance.errors import InterlockError, UnavailableError
+from interlock.governance.tasks import end
 from interlock.governance.v1 import configuration_pb2 as pb
 from interlock.policy.engine import Engine
 from interlock.proxy.admin import Ready
@@ -193,9 +193,7 @@ async def watching(
     try:
         yield watcher
     finally:
-        task.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await task
+        await end(task)
 
 
 def own_files(configuration: Configuration) -> list[Path]:

@@ -1,7 +1,6 @@
 """The governance engine, put together: its services on any server, its health, its first key."""
 
 import asyncio
-import contextlib
 from functools import partial
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ from grpc_health.v1.health import aio as health
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.ids import new_id
+from interlock.governance.tasks import end
 from interlock.governance.v1 import (
     admin_pb2,
     admin_pb2_grpc,
@@ -184,11 +184,8 @@ class Engine:
         return await self._directory.create_key(credentials.address(key), ApiKey(identity, "bootstrap", 0))
 
     async def _stop_watching(self) -> None:
-        if self._watch is not None:
-            self._watch.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._watch
-            self._watch = None
+        await end(self._watch)
+        self._watch = None
 
     async def _keep_looking(self) -> None:
         while True:

@@ -4,11 +4,11 @@ Only a hint. What is missed is found out by the next decision, which compares ep
 """
 
 import asyncio
-import contextlib
 
 import structlog
 
 from interlock.governance.errors import InterlockError
+from interlock.governance.tasks import end
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.ports import Directory
 
@@ -29,11 +29,8 @@ class Learning:
         self._listener = asyncio.create_task(self._listen())
 
     async def close(self) -> None:
-        if self._listener is not None:
-            self._listener.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._listener
-            self._listener = None
+        await end(self._listener)
+        self._listener = None
 
     async def _listen(self) -> None:
         while True:

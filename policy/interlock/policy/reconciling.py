@@ -15,6 +15,7 @@ import structlog
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.inquiries import Finding, Inquiry, Said
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy.answers import answer_of
 from interlock.policy.knowledge import Knowledge
@@ -84,10 +85,7 @@ class Reconciler:
 
     async def close(self) -> None:
         """What is being asked is left: it is asked again, by whoever comes next."""
-        tasks = [task for task in (self._task, *self._looking) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._task, *self._looking)
         self._task = None
 
     async def look(self) -> int:

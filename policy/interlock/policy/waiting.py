@@ -6,6 +6,7 @@ import contextlib
 import structlog
 
 from interlock.governance.errors import InterlockError
+from interlock.governance.tasks import end
 from interlock.policy.model import Scope
 from interlock.policy.ports import Ledger
 
@@ -27,10 +28,7 @@ class Waits:
         self._listener: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        tasks = [task for task in (self._listener, *self._watchers.values()) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await end(self._listener, *self._watchers.values())
 
     async def until_over(self, scope: Scope, call_id: str, wait_ms: int) -> bool:
         """True once the call no longer runs, False when `wait_ms` (at most two minutes) passed before."""

@@ -13,6 +13,7 @@ from itertools import count
 import structlog
 
 from interlock.governance.errors import InterlockError, UnavailableError
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.outcomes import full_jitter
@@ -46,9 +47,7 @@ class Abandoning:
             self._task = asyncio.create_task(self._run(), name="abandoning")
 
     async def close(self) -> None:
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     async def _run(self) -> None:
         while self._waiting:

@@ -13,6 +13,7 @@ from grpc import aio
 
 from interlock.governance.errors import InterlockError, UnavailableError
 from interlock.governance.status import DETAILS_KEY, error_in, error_of
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1.governance_pb2_grpc import GovernanceStub
 from interlock.proxy.settings import MiB
@@ -84,9 +85,7 @@ class Exchange:
         return (await self._ask(pb.Question(settle=request), within_s)).settle
 
     async def close(self) -> None:
-        if self._running is not None:
-            self._running.cancel()
-            await asyncio.wait([self._running])
+        await end(self._running)
         self._give_up(list(self._open.values()))
 
     async def _ask(self, question: pb.Question, within_s: float) -> pb.Reply:
@@ -179,11 +178,11 @@ async def _first_to_end(*sides: Awaitable[None]) -> InterlockError | None:
         for task in tasks:
             task.cancel()
         ends = await asyncio.gather(*tasks, return_exceptions=True)
-    for end in ends:
-        if isinstance(end, aio.AioRpcError) and is_engines_word(end):
-            return error_of(end)
-        if isinstance(end, Exception) and not isinstance(end, STREAM_ENDED):
-            raise end
+    for ended in ends:
+        if isinstance(ended, aio.AioRpcError) and is_engines_word(ended):
+            return error_of(ended)
+        if isinstance(ended, Exception) and not isinstance(ended, STREAM_ENDED):
+            raise ended
     return None
 
 

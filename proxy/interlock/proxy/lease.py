@@ -10,6 +10,7 @@ from typing import Self
 import structlog
 
 from interlock.governance.errors import InterlockError
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Lease
 from interlock.proxy.engine import EngineClient
@@ -49,9 +50,7 @@ class HeldLease:
         for timer in (self._timer, self._end_timer):
             if timer is not None:
                 timer.cancel()
-        if self._renewing is not None:
-            self._renewing.cancel()
-            await asyncio.wait([self._renewing])
+        await end(self._renewing)
 
     def why_not(self) -> str:
         """Why nothing may be sent under this lease any more, or empty."""

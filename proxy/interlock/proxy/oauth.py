@@ -20,6 +20,7 @@ from urllib.parse import quote_plus, urlencode, urlsplit
 import structlog
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, FiniteFloat, StringConstraints, ValidationError
 
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.outcomes import retry_after_s
@@ -164,10 +165,7 @@ class Tokens:
         return await asyncio.shield(fetching) if fetching is not None else None
 
     async def close(self) -> None:
-        for task in self._fetches:
-            task.cancel()
-        if self._fetches:
-            await asyncio.wait(self._fetches)
+        await end(*self._fetches)
 
     def _client(self, wanted: pb.OAuth2ClientCredentials) -> _Client:
         key = wanted.SerializeToString(deterministic=True)

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 
 from interlock.governance.errors import InterlockError, UnavailableError
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.values import replace
 from interlock.proxy.abandoning import Abandoning
@@ -111,10 +112,7 @@ class Pipeline:
 
     async def close(self) -> None:
         """Abandons what still runs: their leases run out, which is how the engine learns of it."""
-        for task in self._running:
-            task.cancel()
-        if self._running:
-            await asyncio.wait(self._running)
+        await end(*self._running)
 
     async def _through_stages(self, call: Call) -> Call:
         if self._traces is not None:

@@ -17,6 +17,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from interlock.governance.errors import InterlockError, Kind, UnavailableError
+from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.outcomes import full_jitter
@@ -53,9 +54,7 @@ class Spool:
 
     async def close(self) -> None:
         """Stops delivering; what is left stays on disk."""
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await end(self._task)
 
     async def keep(self, kept: Kept) -> None:
         """Returns once it is on the disk, in place of what `begin` put there; it is delivered later.

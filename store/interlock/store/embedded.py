@@ -30,6 +30,7 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from interlock.governance.errors import InterlockError
+from interlock.governance.tasks import end
 from interlock.store.settings import OLDEST
 
 _FIRST_WITH_MANIFEST = (7, 0)
@@ -123,12 +124,8 @@ class EmbeddedRedis:
 
     async def close(self) -> None:
         """Ends the server in order and gives the folder free. Harmless when it was never started."""
-        if self._supervisor is not None:
-            # Asked again: in hanging up on a server just started, redis-py may swallow the first cancellation.
-            while not self._supervisor.done():
-                self._supervisor.cancel()
-                await asyncio.wait([self._supervisor], timeout=_POLL_S)
-            self._supervisor = None
+        await end(self._supervisor)
+        self._supervisor = None
         if self._process is not None:
             await _end(self._process)
             self._process = None

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 import structlog
 
 from interlock.governance.errors import UnavailableError
+from interlock.governance.tasks import end
 from interlock.policy.model import NO_EXPORT, ChainPoint, Event, Progress, Scope, TrailState
 from interlock.store import keys
 from interlock.store.connection import Connection
@@ -39,11 +40,8 @@ class RedisTrails:
         self._telling: asyncio.Task[None] | None = None
 
     async def close(self) -> None:
-        if self._telling is not None:
-            self._telling.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._telling
-            self._telling = None
+        await end(self._telling)
+        self._telling = None
         with contextlib.suppress(UnavailableError):
             await self._tell()
 
