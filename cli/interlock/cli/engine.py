@@ -3,12 +3,11 @@
 import asyncio
 import ssl
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import grpc
 import structlog
-from aiohttp import web
 from grpc import aio
 from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
@@ -25,7 +24,7 @@ from interlock.governance.local import LocalServer
 from interlock.governance.tasks import end
 from interlock.policy.engine import SERVICES, Engine
 from interlock.policy.settings import EngineSettings, TlsFiles
-from interlock.proxy.admin import Readiness, Ready, admin_app
+from interlock.proxy.admin import Readiness, Ready, admin_app, listening
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.metrics import Metrics
 from interlock.store.opening import open_store
@@ -112,10 +111,9 @@ def _unusable(tls: TlsFiles) -> Iterator[Problem]:
             yield Problem(Place(), "engine.tls.client_ca_file", f"{tls.client_ca_file}: {error.strerror}")
 
 
-@asynccontextmanager
-async def _admin(
+def _admin(
     engine: Engine, settings: EngineSettings, metrics: Metrics, watcher: Watcher | None
-) -> AsyncIterator[None]:
+) -> AbstractAsyncContextManager[None]:
     local = LocalServer()
     engine.register_health(local)
     readiness: Ready = Readiness(local.channel())
@@ -123,13 +121,7 @@ async def _admin(
         app = admin_app(metrics, readiness)
     else:
         app = admin_app(metrics, Looked(watcher, readiness), lambda: {"manifests": watcher.state})
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.admin_host, settings.admin_port).start()
-        yield
-    finally:
-        await runner.cleanup()
+    return listening(app, settings.admin_host, settings.admin_port)
 
 
 @asynccontextmanager

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import structlog
-from aiohttp import web
 
 from interlock.audit.exporter import Exporter
 from interlock.audit.heads import SigningKey
@@ -20,7 +19,7 @@ from interlock.cli import serving
 from interlock.cli.configuration import Configuration
 from interlock.cli.role import Role
 from interlock.governance.errors import UnavailableError
-from interlock.proxy.admin import admin_app
+from interlock.proxy.admin import admin_app, listening
 from interlock.proxy.metrics import Metrics
 from interlock.store.opening import Store, open_store
 from interlock.store.settings import RedisSettings
@@ -58,7 +57,9 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(configuration.redis, metrics, backlog_cap=settings.cap))
         key = SigningKey.load(settings.signing_key_file)
-        await stack.enter_async_context(_admin(settings, store, metrics))
+        await stack.enter_async_context(
+            listening(admin_app(metrics, _Readiness(store)), settings.admin_host, settings.admin_port)
+        )
         await stack.enter_async_context(_running(settings, store, key, metrics))
         log.info("exporter.started", sinks=settings.sinks, key_id=key.public.key_id)
         await stop.wait()
@@ -97,14 +98,3 @@ class _Readiness:
         with contextlib.suppress(UnavailableError):
             return await self._store.directory.check()
         return "governance_unavailable"
-
-
-@asynccontextmanager
-async def _admin(settings: AuditSettings, store: Store, metrics: Metrics) -> AsyncIterator[None]:
-    runner = web.AppRunner(admin_app(metrics, _Readiness(store)), access_log=None)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, settings.admin_host, settings.admin_port).start()
-        yield
-    finally:
-        await runner.cleanup()

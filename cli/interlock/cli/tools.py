@@ -122,7 +122,7 @@ def show(name: Name, scope: Scope = "global", as_json: AsJson = False) -> None:
         show_one(api.get("tools", name, scope_id=scope), as_json=as_json)
 
 
-@app.command()
+@app.command()  # long by its flags: typer reads them from the signature
 def put(
     name: Annotated[str | None, typer.Argument(help="The tool's name, if no file gives it.")] = None,
     *,

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
 
@@ -76,6 +77,18 @@ def admin_app(metrics: Metrics, readiness: Ready, facts: Facts = dict) -> web.Ap
     app.router.add_get("/healthz", _say_alive)
     app.router.add_get("/readyz", partial(_say_ready, readiness, facts))
     return app
+
+
+@asynccontextmanager
+async def listening(app: web.Application, host: str, port: int) -> AsyncIterator[None]:
+    """Serves an admin application while the context is open. Errors: OSError (the address is taken)."""
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, host, port).start()
+        yield
+    finally:
+        await runner.cleanup()
 
 
 async def _show_metrics(metrics: Metrics, request: web.Request) -> web.Response:

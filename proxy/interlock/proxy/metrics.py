@@ -30,56 +30,44 @@ class Metrics:
         """`label_agents` gives every agent its own series of decisions: only where agents are few."""
         self._label_agents = label_agents
         self._registry = registry = CollectorRegistry()
-        decisions = Counter(
-            "interlock_decisions_total",
-            "Decisions on calls.",
-            ["verdict", "reason", "tool", "agent"],
-            registry=registry,
+        self._decisions = _counts(
+            registry, "interlock_decisions_total", "Decisions on calls.", "verdict", "reason", "tool", "agent"
         )
-        in_flight = Gauge("interlock_calls_in_flight", "Calls being handled.", ["tool"], registry=registry)
-        failures = Counter(
-            "interlock_settle_failures_total",
-            "Settlements the engine did not acknowledge.",
-            ["reason"],
-            registry=registry,
+        self._in_flight = cache(
+            Gauge("interlock_calls_in_flight", "Calls being handled.", ["tool"], registry=registry).labels
         )
-        degraded = Counter(
+        self._settle_failures = _counts(
+            registry, "interlock_settle_failures_total", "Settlements the engine did not acknowledge.", "reason"
+        )
+        self._degraded = _counts(
+            registry,
             "interlock_degraded_calls_total",
             "Calls let through unjudged, because nobody could be asked.",
-            ["tool"],
-            registry=registry,
+            "tool",
         )
-        reconciliations = Counter(
+        self._reconciliations = _counts(
+            registry,
             "interlock_reconciliations_total",
             "Looks at calls of unknown outcome, by what came of them.",
-            ["result"],
-            registry=registry,
+            "result",
         )
-        refused = Counter(
+        self._connections_refused = _counts(
+            registry,
             "interlock_connections_refused_total",
             "Connections closed at once, because too many were open.",
-            ["listener"],
-            registry=registry,
+            "listener",
         )
-        fetches = Counter(
+        self._token_fetches = _counts(
+            registry,
             "interlock_token_fetches_total",
             "Tokens asked for at tools' token endpoints.",
-            ["tool", "outcome"],
-            registry=registry,
+            "tool",
+            "outcome",
         )
-        spans = Counter(
-            "interlock_trace_spans_total", "Spans of traces, by what became of them.", ["outcome"], registry=registry
+        self._spans = _counts(
+            registry, "interlock_trace_spans_total", "Spans of traces, by what became of them.", "outcome"
         )
-        # By their labels. Looking a series up in its metric costs more than counting in it.
-        self._decisions = cache(decisions.labels)
-        self._in_flight = cache(in_flight.labels)
-        self._settle_failures = cache(failures.labels)
-        self._spans = cache(spans.labels)
-        self._token_fetches = cache(fetches.labels)
-        self._degraded = cache(degraded.labels)
-        self._reconciliations = cache(reconciliations.labels)
         self._unknown = Gauge("interlock_calls_unknown", "Calls of unknown outcome.", registry=registry)
-        self._connections_refused = cache(refused.labels)
         self._added = _seconds(registry, "interlock_call_added_seconds", "Time that Interlock added to a call.", "tool")
         self._upstream = _seconds(registry, "interlock_call_upstream_seconds", "Time a call spent at its tool.", "tool")
         self._engine = _seconds(registry, "interlock_engine_call_seconds", "Time of an RPC to the engine.", "method")
@@ -215,6 +203,11 @@ class _AuditMetrics:
         self.refused = counter("refused", "Events that a sink will not take.")
         self.lag_events = gauge("lag_events", "Events that a sink does not have yet.")
         self.lag_seconds = gauge("lag_seconds", "For how long the oldest of them waits.")
+
+
+def _counts(registry: CollectorRegistry, name: str, documentation: str, *labels: str) -> Callable[..., Counter]:
+    """The series of a counter by their labels. Looking one up in its metric costs more than counting in it."""
+    return cache(Counter(name, documentation, labels, registry=registry).labels)
 
 
 def _seconds(registry: CollectorRegistry, name: str, documentation: str, label: str) -> Callable[[str], Timing]:

@@ -46,6 +46,8 @@ RECORD = (
     "status",
 )
 
+NO_ANSWER = Answer(status=0, kept=False)
+
 
 class RedisLedger:
     """The ledger in Redis. One operation is one script on one slot."""
@@ -103,7 +105,6 @@ class RedisLedger:
         _, state, opened, *rest = keys.of_decisions(scope)
         call, attempt = keys.of_agent(scope, "call", permit.key), keys.of_agent(scope, "attempt", permit.attempt_id)
         at = [state, call, opened, attempt, *rest]
-        told = answer or Answer(status=0, kept=False)
         reply = await self._redis.run(
             "settle",
             at,
@@ -112,12 +113,7 @@ class RedisLedger:
                 outcome,
                 event,
                 failure,
-                told.status,
-                told.head,
-                told.body,
-                int(told.kept),
-                told.size,
-                told.digest,
+                *_answer_args(answer),
                 keys.SETTLED_CHANNEL,
                 facts,
                 permit.tool,
@@ -228,7 +224,6 @@ def _degraded_keys(call: DegradedCall) -> list[str]:
 
 
 def _degraded_args(call: DegradedCall) -> list[Argument]:
-    told = call.answer or Answer(status=0, kept=False)
     return [
         call.attempt_id,
         call.call_id,
@@ -243,15 +238,16 @@ def _degraded_args(call: DegradedCall) -> list[Argument]:
         call.age_ms,
         call.reason,
         call.failure,
-        told.status,
-        told.head,
-        told.body,
-        int(told.kept),
-        told.size,
-        told.digest,
+        *_answer_args(call.answer),
         call.facts,
         keys.SETTLED_CHANNEL,
     ]
+
+
+def _answer_args(answer: Answer | None) -> list[Argument]:
+    """Status, head, body, kept, size and digest: the order in which every script takes them."""
+    told = answer or NO_ANSWER
+    return [told.status, told.head, told.body, int(told.kept), told.size, told.digest]
 
 
 def _held_entry(reservation: Reservation) -> list[Command]:
