@@ -27,7 +27,7 @@ from interlock.proxy.listening import ConnectionLimits, bound, listen, most_conn
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.oauth import Tokens
 from interlock.proxy.outage import Outage
-from interlock.proxy.pipeline import Pipeline, stages_of
+from interlock.proxy.pipeline import Pipeline, Traces, stages_of
 from interlock.proxy.plain_door import PlainDoor
 from interlock.proxy.rpc.listener import RpcListener
 from interlock.proxy.rpc.upstream import RpcUpstream
@@ -37,7 +37,6 @@ from interlock.proxy.settings import SidecarSettings
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.intercept import check_target
 from interlock.proxy.tools_route import ToolsRoute, problem_errors
-from interlock.proxy.tracing import Traces
 from interlock.proxy.upstream import Upstream
 
 log = structlog.get_logger()

@@ -5,6 +5,8 @@ Everything here is frozen. A stage takes a `Call` and returns a fuller one; what
 
 import math
 import time
+from collections.abc import Awaitable, Callable
+from contextlib import AbstractContextManager
 from dataclasses import field
 from enum import StrEnum
 from typing import Protocol, TypeAlias
@@ -12,7 +14,6 @@ from typing import Protocol, TypeAlias
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.values import dataclass
 from interlock.proxy.fingerprint import Fingerprint
-from interlock.proxy.tracing import CallTrace
 
 Headers = tuple[tuple[str, str], ...]
 Outcome: TypeAlias = "pb.Outcome.ValueType"
@@ -170,6 +171,33 @@ class Entrance(Protocol):
 
     def draft(self, call: "Call") -> Draft:
         """What the tool is sent."""
+
+
+class SentTrace(Protocol):
+    """The trace of one try of a call at its tool."""
+
+    def on(self, draft: Draft) -> Draft:
+        """The draft with this try as the parent of what the tool traces (W3C Trace Context)."""
+
+    def ended(self, tried: Forwarded) -> None:
+        """What became of the try."""
+
+
+class CallTrace(Protocol):
+    """The trace of one call on its way."""
+
+    @property
+    def trace_id(self) -> str:
+        """32 hex digits; empty where the SDK is disabled."""
+
+    async def through(self, stage: Callable[["Call"], Awaitable["Call"]], call: "Call") -> "Call":
+        """Takes the call through a stage, which has a span of its own if it is worth one."""
+
+    def sending(self, call: "Call", tries: int) -> AbstractContextManager[SentTrace]:
+        """A try, while the context is open."""
+
+    def ended(self, call: "Call", reason: str, *, failed: bool) -> None:
+        """The call is over; `failed` says that a stage raised an error, whose reason this is."""
 
 
 @dataclass(frozen=True, slots=True)

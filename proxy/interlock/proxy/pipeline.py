@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import structlog
 
@@ -12,7 +12,7 @@ from interlock.governance.tasks import end
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.values import replace
 from interlock.proxy.abandoning import Abandoning
-from interlock.proxy.call import Call
+from interlock.proxy.call import Call, CallTrace
 from interlock.proxy.credential import Credentials
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.large_bodies import LargeBodies
@@ -26,13 +26,22 @@ from interlock.proxy.stages.identify import Identify, Tools
 from interlock.proxy.stages.intercept import intercept
 from interlock.proxy.stages.settle import Settle
 from interlock.proxy.stages.sign import sign
-from interlock.proxy.tracing import Traces
 from interlock.proxy.upstream import Upstream
 
 log = structlog.get_logger()
 
 Stage = Callable[[Call], Awaitable[Call]]
 """Takes a call one step further. Raises InterlockError where it ends in an error, before anything was sent."""
+
+
+class Traces(Protocol):
+    """The traces of a sidecar. What is behind them, `telemetry.py`, is imported only where traces are on."""
+
+    def begin(self, call: Call) -> CallTrace:
+        """A call that has just come in."""
+
+    async def close(self) -> None:
+        """Sends what is left, for a moment."""
 
 
 def stages_of(
