@@ -7,7 +7,7 @@ from typing import Any
 import httpx
 import pytest
 
-from interlock.proxy.api.routes import FOLLOW, TABLE
+from interlock.proxy.api.routes import OPERATIONS
 from tests.acceptance.evidence import everything_in
 from tests.acceptance.scene import Scene
 from tests.tool import Tool
@@ -87,9 +87,9 @@ def an_agents(mine: str, tool: str, call_id: str) -> list[Asked]:
 
 def test_the_lists_above_leave_out_no_route() -> None:
     asked = [*an_operators("a", "t", CALL), *an_agents("a", "t", CALL)]
-    for method, template, _ in (*TABLE, FOLLOW):
-        pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", template))
-        assert any(method == of and pattern.fullmatch(path.partition("?")[0]) for of, path, _ in asked), template
+    for of in OPERATIONS:
+        pattern = re.compile(re.sub(r"\{\w+\}", "[^/]+", of.path))
+        assert any(method == of.method and pattern.fullmatch(path.partition("?")[0]) for method, path, _ in asked), of
 
 
 @pytest.fixture

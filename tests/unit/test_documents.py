@@ -21,9 +21,9 @@ from interlock.governance.inquiries import Said
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy import access
 from interlock.policy.model import Identity, Role
+from interlock.proxy.api import routes
 from interlock.proxy.api.errors import answer_of
 from interlock.proxy.api.models import Dedup, OAuth2Credential, PolicyBody, ToolBody
-from interlock.proxy.api.routes import FOLLOW, TABLE
 from interlock.proxy.asking import finding_of
 from interlock.proxy.call import Decision
 from interlock.proxy.metrics import Metrics
@@ -89,7 +89,7 @@ def test_decisions_are_numbered_without_gaps_and_none_twice() -> None:
 
 def test_the_page_has_every_route_and_no_other() -> None:
     told = {(method, path) for method, path, _ in ROUTE.findall(HTTP)}
-    assert told == {*((method, path) for method, path, _ in (*TABLE, FOLLOW)), ("POST", RUN_PATH)}
+    assert told == {*((of.method, of.path) for of in routes.OPERATIONS), ("POST", RUN_PATH)}
 
 
 def test_what_is_said_not_to_be_served_is_not_served() -> None:
@@ -98,7 +98,7 @@ def test_what_is_said_not_to_be_served_is_not_served() -> None:
     assert len(unserved) >= 15
     for method, path in unserved:
         sample = re.sub(r"\{\w+\}", "x", path)
-        served = [of for of, template, _ in TABLE if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", template), sample)]
+        served = [of.method for of in routes.OPERATIONS if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", of.path), sample)]
         assert method not in served, path
 
 
@@ -139,7 +139,7 @@ def test_the_roles_of_the_pages_are_those_of_the_engine(role: Role) -> None:
 
 def test_the_routes_of_agents_are_those_that_an_agents_key_is_proven_to_reach() -> None:
     told = {(method, path) for method, path, role in ROUTE.findall(HTTP) if role == "own"}
-    templates = [*((method, path) for method, path, _ in (FOLLOW, *TABLE)), ("POST", RUN_PATH)]
+    templates = [*((of.method, of.path) for of in routes.OPERATIONS), ("POST", RUN_PATH)]
     proven = {
         (method, template)
         for asked_method, asked, _ in an_agents("a1", "charge", CALL)

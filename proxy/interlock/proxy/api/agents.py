@@ -3,6 +3,7 @@
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.audit import facts_of
 from interlock.proxy.api.models import AGENT_ID, AgentsQuery, LogsQuery, PeriodQuery, ReasonBody
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -106,3 +107,13 @@ def metrics_json(agent_id: str, period: str, figures: pb.AgentMetrics) -> dict[s
 
 def _agent_id(visit: Visit) -> str:
     return visit.path("agent_id", AGENT_ID)
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/agents", show_all, "List agents with what they did and may do", query=AgentsQuery),
+    Operation("GET", "/v1/agents/{agent_id}", show, "Show whether an agent is enabled"),
+    Operation("POST", "/v1/agents/{agent_id}/disable", disable, "Pull an agent's kill switch", body=ReasonBody),
+    Operation("POST", "/v1/agents/{agent_id}/enable", enable, "Lift an agent's kill switch", body=ReasonBody),
+    Operation("GET", "/v1/agents/{agent_id}/logs", logs, "List an agent's decisions, newest first", query=LogsQuery),
+    Operation("GET", "/v1/agents/{agent_id}/metrics", metrics, "Show an agent's figures", query=PeriodQuery),
+)

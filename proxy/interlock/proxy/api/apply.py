@@ -7,6 +7,7 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import configuration_pb2
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.models import ApplyBody, PolicyBody, ToolBody, ToolFields
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.policies import agent_policy_json, policy_of
 from interlock.proxy.api.tools import check_destinations, put_request, tool_json
 from interlock.proxy.api.visit import Visit
@@ -117,3 +118,6 @@ def _of(agent_id: str, policy: PolicyBody) -> PolicyBody:
 
 def _invalid(place: tuple[str, ...], message: str) -> InvalidFieldsError:
     return InvalidFieldsError([InvalidField("invalid_request", ("body", *place), message)])
+
+
+OPERATIONS = (Operation("POST", "/v1/apply", apply, "Apply tools and policies as a whole", body=ApplyBody),)

@@ -4,6 +4,7 @@ from google.protobuf.json_format import MessageToDict
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.models import AgentQuery, EventsQuery
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -51,3 +52,9 @@ def facts_of(event: pb.Event) -> dict[str, object]:
     """What the writer of an event knew beside. Protobuf's Struct has doubles only: whole ones are integers again."""
     facts = MessageToDict(event.facts).items()
     return {name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact for name, fact in facts}
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/audit", show_all, "List an agent's events in order", query=EventsQuery),
+    Operation("GET", "/v1/audit/trails", trails, "Show where trails begin and end", query=AgentQuery),
+)

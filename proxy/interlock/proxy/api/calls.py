@@ -4,6 +4,7 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
 from interlock.proxy.api.audit import event_json
 from interlock.proxy.api.models import IDENTIFIER, AgentQuery, CallsQuery, ResolveBody
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -51,3 +52,10 @@ def call_json(call: pb.Call) -> dict[str, object]:
 
 def _ref(visit: Visit, agent_id: str | None) -> pb.CallRef:
     return pb.CallRef(call_id=visit.path("call_id", IDENTIFIER), agent_id=agent_id or "")
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/calls", show_all, "List open calls, oldest first", query=CallsQuery),
+    Operation("GET", "/v1/calls/{call_id}", show, "Show a call with its events", query=AgentQuery),
+    Operation("POST", "/v1/calls/{call_id}/resolve", resolve, "Say what became of a call", body=ResolveBody),
+)

@@ -19,6 +19,7 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.answering import REQUEST_ID
 from interlock.proxy.api.audit import event_json
 from interlock.proxy.api.models import FollowQuery
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
 
 
@@ -81,3 +82,6 @@ def _lines(message: pb.FollowEventsResponse) -> Iterator[dict[str, object]]:
         yield event_json(event)
     if message.cursor:
         yield {"type": "cursor", "cursor": message.cursor}
+
+
+OPERATIONS = (Operation("GET", "/v1/audit/follow", follow, "Follow events as they are recorded", query=FollowQuery),)

@@ -2,6 +2,7 @@
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.models import IDENTIFIER, KeyBody
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 
@@ -41,3 +42,10 @@ def key_json(key: pb.ApiKey) -> dict[str, object]:
         "created_at": rfc3339(key.created_at_ms),
         "revoked_at": rfc3339(key.revoked_at_ms),
     }
+
+
+OPERATIONS = (
+    Operation("POST", "/v1/keys", create, "Make a key", body=KeyBody),
+    Operation("GET", "/v1/keys", show_all, "List keys without their values"),
+    Operation("DELETE", "/v1/keys/{key_id}", revoke, "Revoke a key"),
+)

@@ -3,6 +3,7 @@
 from interlock.governance.v1 import namespaces_pb2 as pb
 from interlock.proxy.api.audit import event_json
 from interlock.proxy.api.models import NAMESPACE, ChangesQuery, ForceQuery, NamespaceBody, NamespacesQuery, PolicyBody
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.policies import policy_json, policy_of
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
@@ -86,3 +87,13 @@ def _default_of(body: NamespaceBody) -> pb.DefaultPolicy | None:
     if isinstance(default, PolicyBody):
         return pb.DefaultPolicy(rule="policy", policy=policy_of(default))
     return None if default is None else pb.DefaultPolicy(rule=default)
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/namespaces", show_all, "List namespaces", query=NamespacesQuery),
+    Operation("GET", "/v1/namespaces/{namespace}", show, "Show a namespace"),
+    Operation("POST", "/v1/namespaces/{namespace}", put, "Create or change a namespace", body=NamespaceBody),
+    Operation("DELETE", "/v1/namespaces/{namespace}", delete, "End a namespace", query=ForceQuery),
+    Operation("GET", "/v1/plans", plans, "List plans"),
+    Operation("GET", "/v1/changes", changes, "List changes above the agents, in order", query=ChangesQuery),
+)

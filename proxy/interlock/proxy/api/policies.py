@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.models import AGENT_ID, PolicyBody
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import micros_of, usd_of
 
@@ -81,3 +82,11 @@ def _fields(policy: pb.Policy) -> Iterator[tuple[str, object]]:
 
 def _price_json(rule: pb.PricingRule) -> dict[str, object]:
     return {"tool": rule.tool, "price_usd": usd_of(rule.price_micros)}
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/policies", show_all, "List policies"),
+    Operation("GET", "/v1/policies/{agent_id}", show, "Show an agent's policy"),
+    Operation("POST", "/v1/policies/{agent_id}", put, "Create or replace an agent's policy", body=PolicyBody),
+    Operation("DELETE", "/v1/policies/{agent_id}", delete, "Delete an agent's policy"),
+)

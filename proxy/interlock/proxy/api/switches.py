@@ -2,6 +2,7 @@
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.models import SWITCH_SCOPE, SwitchBody
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 
@@ -31,3 +32,9 @@ def switch_json(switch: pb.SwitchStatus) -> dict[str, object]:
         "changed_at": rfc3339(switch.changed_at_ms),
         "changed_by": switch.changed_by or None,
     }
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/switches", show_all, "List kill switches"),
+    Operation("POST", "/v1/switches/{scope}", throw, "Pull or lift a kill switch", body=SwitchBody),
+)

@@ -13,6 +13,7 @@ from interlock.proxy.api.models import (
     ToolBody,
     ToolFields,
 )
+from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.destinations import Destinations
@@ -203,3 +204,19 @@ def _dedup_json(tool: pb.Tool) -> dict[str, object]:
 
 def _ref(visit: Visit) -> pb.ToolRef:
     return pb.ToolRef(name=visit.path("name", TOOL_NAME), scope_id=visit.query(ScopeQuery).scope_id or "")
+
+
+OPERATIONS = (
+    Operation("POST", "/v1/tools", put, "Create or replace a tool", body=ToolBody),
+    Operation("GET", "/v1/tools", show_all, "List tools", query=ScopeQuery),
+    Operation("GET", "/v1/tools/{name}", show, "Show a tool", query=ScopeQuery),
+    Operation("DELETE", "/v1/tools/{name}", delete, "Delete a tool", query=ScopeQuery),
+    Operation(
+        "POST",
+        "/v1/tools/{name}/toggle",
+        toggle,
+        "Pull or lift a tool's kill switch",
+        body=ToggleBody,
+        query=ScopeQuery,
+    ),
+)
