@@ -62,6 +62,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("DELETE", "/v1/namespaces/default", None),
         ("GET", "/v1/plans", None),
         ("GET", "/v1/changes", None),
+        ("POST", "/v1/me/notifications", {"email_notifications_enabled": False}),
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),
     ]
 
@@ -71,6 +72,7 @@ def an_agents(mine: str, tool: str, call_id: str) -> list[Asked]:
     return [
         ("GET", "/v1/tools", None),
         ("GET", f"/v1/tools/{tool}", None),
+        ("GET", "/v1/me", None),
         ("GET", f"/v1/policies/{mine}", None),
         ("GET", "/v1/agents", None),
         ("GET", f"/v1/agents/{mine}", None),

@@ -14,6 +14,7 @@ from grpc import aio
 from interlock.governance.errors import InterlockError
 from interlock.governance.status import error_of
 from interlock.governance.v1 import (
+    account_pb2_grpc,
     admin_pb2,
     admin_pb2_grpc,
     configuration_pb2_grpc,
@@ -54,6 +55,7 @@ class EngineClient:
         self.calls = admin_pb2_grpc.CallsStub(self.channel)
         self.audit = admin_pb2_grpc.AuditStub(self.channel)
         self.configuration = configuration_pb2_grpc.ConfigurationStub(self.channel)
+        self.account = account_pb2_grpc.AccountStub(self.channel)
         self.namespaces = namespaces_pb2_grpc.NamespacesStub(self.channel)
 
     def speaking_with(self, key: str) -> "EngineClient":

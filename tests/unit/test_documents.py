@@ -95,7 +95,6 @@ def test_the_page_has_every_route_and_no_other() -> None:
 def test_what_is_said_not_to_be_served_is_not_served() -> None:
     told = re.findall(r"`(GET|POST) (/v1/[^`]+)`", section(HTTP, "Not served yet"))
     unserved = {(method, path) for method, path in told if path != RUN_PATH}
-    assert len(unserved) >= 15
     for method, path in unserved:
         sample = re.sub(r"\{\w+\}", "x", path)
         served = [of.method for of in routes.OPERATIONS if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", of.path), sample)]

@@ -13,6 +13,8 @@ from interlock.governance.errors import InterlockError
 from interlock.governance.ids import new_id
 from interlock.governance.tasks import end
 from interlock.governance.v1 import (
+    account_pb2,
+    account_pb2_grpc,
     admin_pb2,
     admin_pb2_grpc,
     configuration_pb2,
@@ -23,6 +25,7 @@ from interlock.governance.v1 import (
     namespaces_pb2_grpc,
 )
 from interlock.policy import credentials, tools
+from interlock.policy.account_ports import Accounts
 from interlock.policy.applying import Applier
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
@@ -36,6 +39,7 @@ from interlock.policy.reconciling import Asker, Reconciler, Recorder
 from interlock.policy.renewing import Renewer
 from interlock.policy.runs import Runs
 from interlock.policy.secrets import load_keyring
+from interlock.policy.services.account import AccountService
 from interlock.policy.services.agents import AgentsService, SwitchesService
 from interlock.policy.services.calls import AuditService, CallsService
 from interlock.policy.services.configuration import ConfigurationService
@@ -56,6 +60,7 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *admin_pb2.DESCRIPTOR.services_by_name.values(),
     *configuration_pb2.DESCRIPTOR.services_by_name.values(),
     *namespaces_pb2.DESCRIPTOR.services_by_name.values(),
+    *account_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -80,6 +85,9 @@ class Store(Protocol):
     @property
     def quotas(self) -> Quotas: ...
 
+    @property
+    def accounts(self) -> Accounts: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
@@ -103,6 +111,7 @@ class Engine:
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
         self._quotas = store.quotas
+        self._accounts = store.accounts
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
         self._governance = GovernanceService(
             Authorizer(self._ledger, self._knowledge, self._plans, self._runs, allow_without_policy=allow),
@@ -149,6 +158,8 @@ class Engine:
         configuration_pb2_grpc.add_ConfigurationServicer_to_server(self._configuration, server)
         namespaces = NamespacesService(directory, knowledge, self._plans, self._quotas)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
+        account = AccountService(self._accounts, knowledge, self._plans)
+        account_pb2_grpc.add_AccountServicer_to_server(account, server)
         self.register_health(server)
 
     def reconciler(self, asker: Asker, recorder: Recorder) -> Reconciler:

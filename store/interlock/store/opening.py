@@ -5,6 +5,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from interlock.policy.model import NO_EXPORT
+from interlock.store.accounts import RedisAccounts
 from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
 from interlock.store.held import RedisHeld
@@ -25,6 +26,7 @@ class Store:
     overview: RedisOverview
     quotas: RedisQuotas
     held: RedisHeld
+    accounts: RedisAccounts
 
 
 @asynccontextmanager
@@ -46,6 +48,7 @@ async def open_store(
             RedisOverview(connection, trails),
             RedisQuotas(connection),
             RedisHeld(connection, trails),
+            RedisAccounts(connection),
         )
     finally:
         await trails.close()

@@ -359,6 +359,17 @@ class NamespaceBody(Body):
     default_policy: Literal["engine", "allow", "deny"] | DefaultPolicyBody | None = None
 
 
+class NotificationsBody(Body):
+    """What the namespace wants to be told of: what is left out stays as it is. At least one is given."""
+
+    email_notifications_enabled: bool | None = None
+    """By mail, too."""
+    tool_error_notifications_enabled: bool | None = None
+    """Tools that fail."""
+    run_failure_notifications_enabled: bool | None = None
+    """Runs that fail."""
+
+
 class NamespacesQuery(Query):
     with_deleted: bool = False
 

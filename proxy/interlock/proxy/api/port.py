@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING, Self
 
 from grpc import aio
 
+from interlock.governance.v1 import account_pb2_grpc, configuration_pb2_grpc, namespaces_pb2_grpc
 from interlock.governance.v1 import admin_pb2_grpc as rpc
-from interlock.governance.v1 import configuration_pb2_grpc, namespaces_pb2_grpc
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.large_bodies import LargeBodies
 from interlock.proxy.settings import KiB
 
 if TYPE_CHECKING:  # these types exist in the generated stubs only
+    from interlock.governance.v1.account_pb2_grpc import AccountAsyncStub
     from interlock.governance.v1.admin_pb2_grpc import (
         AgentsAsyncStub,
         AuditAsyncStub,
@@ -46,6 +47,7 @@ class Api:
     audit: "AuditAsyncStub"
     configuration: "ConfigurationAsyncStub"
     namespaces: "NamespacesAsyncStub"
+    account: "AccountAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
     max_body_bytes: int
@@ -74,6 +76,7 @@ class Api:
             audit=rpc.AuditStub(channel),
             configuration=configuration_pb2_grpc.ConfigurationStub(channel),
             namespaces=namespaces_pb2_grpc.NamespacesStub(channel),
+            account=account_pb2_grpc.AccountStub(channel),
             destinations=destinations,
             bodies=bodies,
             max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),

@@ -6,7 +6,19 @@ from functools import partial
 from aiohttp import web
 from pydantic_core import to_json
 
-from interlock.proxy.api import agents, apply, audit, calls, following, keys, namespaces, policies, switches, tools
+from interlock.proxy.api import (
+    account,
+    agents,
+    apply,
+    audit,
+    calls,
+    following,
+    keys,
+    namespaces,
+    policies,
+    switches,
+    tools,
+)
 from interlock.proxy.api.operation import Answering, Operation
 from interlock.proxy.api.port import Api
 from interlock.proxy.api.visit import Visit
@@ -15,6 +27,7 @@ from interlock.proxy.stages.intercept import NAMESPACE_HEADER, bearer_key, named
 __all__ = ["OPERATIONS", "Api", "routes"]
 
 OPERATIONS: tuple[Operation, ...] = (
+    *account.OPERATIONS,
     *tools.OPERATIONS,
     *policies.OPERATIONS,
     *agents.OPERATIONS,

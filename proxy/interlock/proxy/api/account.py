@@ -1,0 +1,118 @@
+"""`/v1/me` and `/v1/usage`: the account that a key belongs to."""
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from interlock.governance.v1 import account_pb2 as pb
+from interlock.governance.v1 import namespaces_pb2
+from interlock.proxy.api.keys import ROLE_NAMES
+from interlock.proxy.api.models import NotificationsBody
+from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.visit import Visit
+
+
+class Answer(BaseModel):
+    """What is answered here."""
+
+    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
+
+
+class Preferences(Answer):
+    """What the namespace wants to be told of."""
+
+    email_notifications_enabled: bool
+    """By mail, too, where mail is set up."""
+    tool_error_notifications_enabled: bool
+    """Tools that fail."""
+    run_failure_notifications_enabled: bool
+    """Runs that fail."""
+
+
+class Limits(Answer):
+    """What a plan allows; null is no limit, and of features all."""
+
+    tools: int | None
+    """Registered tools."""
+    runs_per_month: int | None
+    """Governed calls let through, leases and runs in a UTC month."""
+    default_ttl_s: int
+    """How long what does not say is kept, s."""
+    max_ttl_s: int
+    """And at most, s."""
+    features: list[str] | None
+    """What may be used."""
+
+
+class Account(Preferences):
+    """The account that a key belongs to."""
+
+    namespace: str
+    """Whose it is."""
+    plan: str
+    """The name of its plan."""
+    limits: Limits
+    """What that allows."""
+    key_id: str
+    """The key that asked."""
+    role: Literal["agent", "viewer", "operator", "admin"]
+    """What that key may do."""
+    agent_id: str | None
+    """The agent that it is bound to, if any."""
+
+
+async def me(visit: Visit) -> Account:
+    return account_of(await visit.ask(visit.api.account.GetAccount, pb.GetAccountRequest()))
+
+
+async def notify(visit: Visit) -> Preferences:
+    body = await visit.body(NotificationsBody)
+    asked = pb.UpdateNotificationsRequest(
+        email=body.email_notifications_enabled,
+        tool_errors=body.tool_error_notifications_enabled,
+        run_failures=body.run_failure_notifications_enabled,
+    )
+    return Preferences(**_preferences(await visit.ask(visit.api.account.UpdateNotifications, asked)))
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/me", me, "Show whose a key is, with its plan and preferences", answer=Account),
+    Operation(
+        "POST",
+        "/v1/me/notifications",
+        notify,
+        "Change what the namespace wants to be told of",
+        answer=Preferences,
+        body=NotificationsBody,
+    ),
+)
+
+
+def account_of(account: pb.AccountInfo) -> Account:
+    return Account(
+        namespace=account.namespace,
+        plan=account.plan.name,
+        limits=limits_of(account.plan),
+        key_id=account.key_id,
+        role=ROLE_NAMES[account.role],
+        agent_id=account.agent_id or None,
+        **_preferences(account.notifications),
+    )
+
+
+def limits_of(plan: namespaces_pb2.Plan) -> Limits:
+    return Limits(
+        tools=plan.tools if plan.HasField("tools") else None,
+        runs_per_month=plan.runs_per_month if plan.HasField("runs_per_month") else None,
+        default_ttl_s=plan.default_ttl_s,
+        max_ttl_s=plan.max_ttl_s,
+        features=list(plan.features) if plan.has_features else None,
+    )
+
+
+def _preferences(wanted: pb.Notifications) -> dict[str, bool]:
+    return {
+        "email_notifications_enabled": wanted.email,
+        "tool_error_notifications_enabled": wanted.tool_errors,
+        "run_failure_notifications_enabled": wanted.run_failures,
+    }
