@@ -3,28 +3,40 @@
 # ruff: noqa: N802 - methods bear the contract's names
 
 import asyncio
+import importlib
+import pkgutil
 from collections import deque
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 from grpc import StatusCode, aio
 from grpc_health.v1 import health, health_pb2_grpc
 
+from interlock.governance import v1
 from interlock.governance.errors import InterlockError, NotFoundError, UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.governance.status import CODES, details_of, failure_of
-from interlock.governance.v1 import admin_pb2_grpc, configuration_pb2_grpc, governance_pb2_grpc, namespaces_pb2_grpc
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.v1 import governance_pb2_grpc
 from interlock.proxy.app import Sidecar
 from interlock.proxy.engine import dial
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.settings import EngineLink, SidecarSettings
 
-ADMIN_SERVICES = ("Tools", "Policies", "Agents", "Switches", "Keys", "Calls", "Audit")
 LEASE_MS = 60_000
 DOWN = UnavailableError("governance_unavailable", "Redis cannot be reached")
+
+
+def other_services() -> Iterator[tuple[ModuleType, str]]:
+    """Every service of the contract but Governance, with the generated module that it stands in."""
+    for found in pkgutil.iter_modules(v1.__path__):
+        if found.name.endswith("_pb2"):
+            generated = importlib.import_module(f"{v1.__name__}.{found.name}_grpc")
+            services = importlib.import_module(f"{v1.__name__}.{found.name}").DESCRIPTOR.services_by_name
+            yield from ((generated, name) for name in services if name != "Governance")
 
 
 def route(url: str, **fields: Any) -> pb.ToolRoute:
@@ -184,11 +196,8 @@ async def abort(context: Any, error: InterlockError) -> NoReturn:
 
 def register(engine: ScriptedEngine, server: Any) -> None:
     governance_pb2_grpc.add_GovernanceServicer_to_server(engine, server)
-    for name in ADMIN_SERVICES:
-        add = getattr(admin_pb2_grpc, f"add_{name}Servicer_to_server")
-        add(getattr(admin_pb2_grpc, f"{name}Servicer")(), server)
-    configuration_pb2_grpc.add_ConfigurationServicer_to_server(configuration_pb2_grpc.ConfigurationServicer(), server)
-    namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces_pb2_grpc.NamespacesServicer(), server)
+    for module, name in other_services():
+        getattr(module, f"add_{name}Servicer_to_server")(getattr(module, f"{name}Servicer")(), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
 
 
