@@ -71,7 +71,7 @@ def delete(
 @app.command()
 def plans(as_json: AsJson = False) -> None:
     """List the plans that there are."""
-    columns = ("name", "tools", "runs_per_month", "default_ttl_s", "max_ttl_s", "features")
+    columns = ("name", "tools", "runs_per_month", "requests_per_minute", "default_ttl_s", "max_ttl_s", "features")
     with connected() as api:
         show_rows(api.get("plans"), columns, as_json=as_json)
 

@@ -23,6 +23,21 @@ class NotificationChanges:
     run_failures: bool | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Admission:
+    """Whether a request was counted in, and if not, when there will be room for one."""
+
+    admitted: bool
+    retry_after_ms: int = 0
+
+
+class Requests(Protocol):
+    """How many requests namespaces make."""
+
+    async def admit(self, namespace: str, limit: int, attempt: str = "") -> Admission:
+        """Counts one request if no 60 seconds on end hold `limit` of them; an attempt that was admitted stays so."""
+
+
 class Accounts(Protocol):
     """What namespaces want."""
 

@@ -26,6 +26,7 @@ from interlock.policy.model import (
 )
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Ledger, PolicyMoved, Reservation
+from interlock.policy.rates import Rates
 from interlock.policy.runs import EXCEEDED, Quota, Runs
 
 MAX_KEY_BYTES = 256
@@ -95,10 +96,18 @@ class Authorizer:
     """Judges calls."""
 
     def __init__(
-        self, ledger: Ledger, knowledge: Knowledge, plans: Plans, runs: Runs, *, allow_without_policy: bool
+        self,
+        ledger: Ledger,
+        knowledge: Knowledge,
+        plans: Plans,
+        runs: Runs,
+        rates: Rates,
+        *,
+        allow_without_policy: bool,
     ) -> None:
         self._ledger = ledger
         self._runs = runs
+        self._rates = rates
         self._knowledge = knowledge
         self._plans = plans
         self._allow_without_policy = allow_without_policy
@@ -112,7 +121,8 @@ class Authorizer:
             if found is not None:
                 return scope, found
             if not await self._outdated(standing):
-                raise _unknown_tool()
+                # No Authorize follows, with which other calls are counted.
+                raise await self._rates.refusal(standing.snapshot.namespace) or _unknown_tool()
         raise _unsettled_policy()
 
     async def authorize(self, question: Question) -> Judged | ToolChanged:
@@ -147,6 +157,13 @@ class Authorizer:
         self, question: Question, standing: Standing, scope: Scope, reserved: set[Scope]
     ) -> Judged | ToolChanged | None:
         """One round; None if what it rests on has moved. Notes in `reserved` whose namespace has a run less."""
+        # Who has waited for another's call was counted before.
+        if not question.awaited_call_id and (
+            limited := await self._rates.refusal(standing.snapshot.namespace, f"{scope.agent_id}:{question.attempt_id}")
+        ):
+            if await self._outdated(standing):
+                return None
+            raise limited
         tool = standing.snapshot.tool_for(scope.agent_id, question.tool)
         changed = tool is not None and tool.revision != question.tool_revision
         # The ledger cannot check these; so no refusal is drawn from a snapshot that is out of date.

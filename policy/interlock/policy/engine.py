@@ -25,7 +25,7 @@ from interlock.governance.v1 import (
     namespaces_pb2_grpc,
 )
 from interlock.policy import credentials, tools
-from interlock.policy.account_ports import Accounts
+from interlock.policy.account_ports import Accounts, Requests
 from interlock.policy.applying import Applier
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
@@ -35,6 +35,7 @@ from interlock.policy.learning import Learning
 from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, Held, Ledger, Overview, Quotas, Trails
+from interlock.policy.rates import Rates
 from interlock.policy.reconciling import Asker, Reconciler, Recorder
 from interlock.policy.renewing import Renewer
 from interlock.policy.runs import Runs
@@ -88,13 +89,18 @@ class Store(Protocol):
     @property
     def accounts(self) -> Accounts: ...
 
+    @property
+    def requests(self) -> Requests: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
 
     def __init__(self, store: Store, settings: EngineSettings, recorder: SwitchRecorder | None = None) -> None:
         self._directory = store.directory
-        self._knowledge = Knowledge(store.directory, recorder)
+        self._plans = Plans(settings.plans, settings.default_plan)
+        rates = Rates(store.requests, self._plans)
+        self._knowledge = Knowledge(store.directory, rates, recorder)
         self._learning = Learning(store.directory, self._knowledge)
         self._waits = Waits(store.ledger)
         self._following = Following(store.overview, store.directory)
@@ -103,7 +109,6 @@ class Engine:
         self._watch: asyncio.Task[None] | None = None
         inline = settings.master_key.get_secret_value() if settings.master_key else None
         self._keyring = load_keyring(inline, settings.master_key_file)
-        self._plans = Plans(settings.plans, settings.default_plan)
         self._ledger = store.ledger
         self._overview = store.overview
         self._trails = store.trails
@@ -114,7 +119,7 @@ class Engine:
         self._accounts = store.accounts
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
         self._governance = GovernanceService(
-            Authorizer(self._ledger, self._knowledge, self._plans, self._runs, allow_without_policy=allow),
+            Authorizer(self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow),
             Renewer(self._ledger, self._knowledge, allow_without_policy=allow),
             DegradedCalls(self._directory, self._ledger, self._knowledge, self._runs, allow_without_policy=allow),
             self._runs,

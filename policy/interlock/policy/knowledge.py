@@ -15,6 +15,7 @@ from interlock.policy import access, credentials
 from interlock.policy.credentials import Credential
 from interlock.policy.model import Epochs, Identity, Role, Scope, Snapshot, VersionedPolicy
 from interlock.policy.ports import Directory
+from interlock.policy.rates import Rates
 
 MAX_REMEMBERED = 50_000
 
@@ -42,8 +43,9 @@ class SwitchRecorder(Protocol):
 class Knowledge:
     """The directory, remembered."""
 
-    def __init__(self, directory: Directory, recorder: SwitchRecorder | None = None) -> None:
+    def __init__(self, directory: Directory, rates: Rates, recorder: SwitchRecorder | None = None) -> None:
         self._directory = directory
+        self._rates = rates
         self._recorder = recorder
         # The last changes of switches that were known, global ("") and by namespace; those there is something known of.
         self._switched: dict[str, int] = {}
@@ -64,17 +66,21 @@ class Knowledge:
             return Standing(remembered.identities[address], remembered.snapshot)
         return await self._look_up(credential, address)
 
-    async def authenticate(self, credential: Credential) -> Identity:
+    async def authenticate(self, credential: Credential, *, counted: bool = True) -> Identity:
         """Whose key it is, from the record itself: for what is not held to an epoch afterwards.
 
         An admin's identity is that of the namespace it names; of one that was deleted there is only something to read.
-        Errors: UnauthenticatedError, DeniedError, InvalidRequestError, NotFoundError `namespace_not_found`.
+        Unless not `counted`, it is a request of the key's own namespace. Errors: UnauthenticatedError, DeniedError,
+        InvalidRequestError, NotFoundError `namespace_not_found`, ExhaustedError `rate_limited`.
         """
         if not credential.key:
             raise UnauthenticatedError("missing_key", "a bearer key is needed")
         identity = await self._stored(credential.key, credentials.address(credential.key))
-        if not (await self._directory.namespace(identity.namespace)).exists:
+        home = await self._directory.namespace(identity.namespace)
+        if not home.exists:
             raise _invalid_key()
+        if counted and (refusal := await self._rates.refusal(home)) is not None:
+            raise refusal
         name = access.namespace(identity, credential.namespace)
         if name == identity.namespace:
             return identity

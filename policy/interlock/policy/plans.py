@@ -18,6 +18,7 @@ class Plan:
     runs_per_month: int | None = None
     default_ttl_s: int = DAY_S
     max_ttl_s: int = 30 * DAY_S
+    requests_per_minute: int | None = None
     features: frozenset[Feature] | None = None
 
     def ttl_s(self, asked: int | None) -> int:
@@ -41,9 +42,7 @@ class Plans:
     def __init__(self, settings: Mapping[str, PlanSettings], default: str) -> None:
         self._default = default
         self._plans = {UNLIMITED: Plan(UNLIMITED)} | {
-            name: Plan(
-                name, plan.tools, plan.runs_per_month, plan.default_ttl_s, plan.max_ttl_s, features=plan.features
-            )
+            name: Plan(name, **{field: getattr(plan, field) for field in PlanSettings.model_fields})
             for name, plan in settings.items()
         }
 

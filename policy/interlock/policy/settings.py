@@ -59,6 +59,7 @@ class PlanSettings(BaseModel):
 
     tools: int | None = Field(None, ge=0, le=MAX_COUNT, description="Registered tools")
     runs_per_month: int | None = Field(None, ge=0, le=MAX_COUNT, description="Calls let through in a UTC month")
+    requests_per_minute: int | None = Field(None, ge=1, le=MAX_COUNT, description="Requests in any 60 s, of all keys")
     default_ttl_s: int = Field(DAY_S, ge=1, le=30 * DAY_S, description="Replay of tools that do not say how long, s")
     max_ttl_s: int = Field(30 * DAY_S, ge=1, le=30 * DAY_S, description="Replay at most, s; longer ones are cut to it")
     features: frozenset[Feature] | None = Field(None, description="What may be used; left out, everything")

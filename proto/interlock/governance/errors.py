@@ -31,6 +31,11 @@ class InterlockError(Exception):
         self.message = message
         self.metadata = metadata
 
+    @property
+    def retry_in_s(self) -> int | None:
+        """When the same request may succeed, if that is known."""
+        return int(self.metadata["retry_after_s"]) if "retry_after_s" in self.metadata else None
+
 
 class InvalidRequestError(InterlockError):
     """The request is malformed or asks for something impossible."""

@@ -182,7 +182,7 @@ def problem_of_error(error: InterlockError) -> Problem:
         status,
         error.reason,
         error.message,
-        retry_after_s=1 if status in (429, 503) else None,
+        retry_after_s=(error.retry_in_s or 1) if status in (429, 503) else None,
         facts=facts,
         headers=_fields_of_error(status, error),
     )

@@ -34,6 +34,8 @@ In the slot of a namespace, `il:{ns}:â€¦`, and above all of them, `il:{WORLD}:â€
 | `switch` *     | hash   | the kill switch                                | until changed                      |
 | `usage`        | hash   | runs by month, of a plan that limits them      | 13 months                          |
 | `run:<agent>:<attempt>` | string | the month a run was reserved in       | till it is settled, or the month's end |
+| `requests`     | hash   | requests of 61 seconds, of a plan that limits them | 62 seconds after the last      |
+| `request:<agent>:<attempt>` | string | that an attempt is among them       | 130 seconds                        |
 | `notifications` | hash  | what it wants to be told of                    | until changed                      |
 | `state` *      | hash   | seq and clock of the trail below               | 400 days after the last event      |
 | `audit` *      | stream | events that are no agent's                     | 400 days after the last, ~100,000 at most |

@@ -12,6 +12,7 @@ from interlock.store.held import RedisHeld
 from interlock.store.ledger import RedisLedger
 from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
+from interlock.store.requests import RedisRequests
 from interlock.store.settings import RedisSettings
 from interlock.store.trails import RedisTrails
 
@@ -27,6 +28,7 @@ class Store:
     quotas: RedisQuotas
     held: RedisHeld
     accounts: RedisAccounts
+    requests: RedisRequests
 
 
 @asynccontextmanager
@@ -49,6 +51,7 @@ async def open_store(
             RedisQuotas(connection),
             RedisHeld(connection, trails),
             RedisAccounts(connection),
+            RedisRequests(connection),
         )
     finally:
         await trails.close()

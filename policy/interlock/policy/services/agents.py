@@ -94,7 +94,7 @@ class AgentsService(admin_pb2_grpc.AgentsServicer):
         )
 
     async def _switch(self, caller: Caller, agent_id: str, switch: Switch) -> pb.AgentStatus:
-        identity = await self._knowledge.authenticate(caller.credential)
+        identity = await self._knowledge.authenticate(caller.credential, counted=False)
         check_reason(switch.reason)
         return agent_status(agent_id, await self._switching.agent(identity, agent_id, switch))
 
@@ -134,7 +134,7 @@ class SwitchesService(admin_pb2_grpc.SwitchesServicer):
 
     @rpc
     async def SetSwitch(self, request: pb.SetSwitchRequest, caller: Caller) -> pb.SwitchStatus:  # noqa: N802 - the contract's name
-        identity = await self._knowledge.authenticate(caller.credential)
+        identity = await self._knowledge.authenticate(caller.credential, counted=False)
         _check_name(request)
         check_reason(request.reason)
         switch = Switch(request.pulled, request.reason)

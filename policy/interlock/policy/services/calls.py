@@ -150,4 +150,6 @@ class AuditService(admin_pb2_grpc.AuditServicer):
             events = [event_message(event) for event in followed.events]
             await write(pb.FollowEventsResponse(events=events, cursor=followed.cursor))
 
-        await self._following.follow(subject, lambda: self._knowledge.authenticate(caller.credential), tell)
+        await self._following.follow(
+            subject, lambda: self._knowledge.authenticate(caller.credential, counted=False), tell
+        )

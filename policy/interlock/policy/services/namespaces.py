@@ -194,6 +194,7 @@ def plan_message(plan: Plan) -> pb.Plan:
         max_ttl_s=plan.max_ttl_s,
         has_features=plan.features is not None,
         features=sorted(plan.features or ()),
+        requests_per_minute=plan.requests_per_minute,
     )
 
 

@@ -85,7 +85,7 @@ class ToolsService(admin_pb2_grpc.ToolsServicer):
 
     @rpc
     async def ToggleTool(self, request: pb.ToggleToolRequest, caller: Caller) -> pb.Tool:  # noqa: N802 - the contract's name
-        identity = await self._knowledge.authenticate(caller.credential)
+        identity = await self._knowledge.authenticate(caller.credential, counted=False)
         access.require(identity, Role.OPERATOR)
         switch = Switch(not request.enabled)
         return tool_message(await self._switching.tool(identity, request.ref.scope_id, request.ref.name, switch))

@@ -120,6 +120,7 @@ class Plan(_message.Message):
     MAX_TTL_S_FIELD_NUMBER: _builtins.int
     HAS_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
+    REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the engine's configuration."""
     tools: _builtins.int
@@ -132,6 +133,8 @@ class Plan(_message.Message):
     """And at most, s."""
     has_features: _builtins.bool
     """Whether `features` holds: absent is all of them."""
+    requests_per_minute: _builtins.int
+    """Requests in any 60 seconds, of all keys and agents."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`budgets`, `blocklist`, `per_tool_limits`, `logs`, `metrics`, `allowlist`, `kill_switch`, `anomaly_detection`."""
@@ -146,15 +149,20 @@ class Plan(_message.Message):
         max_ttl_s: _builtins.int = ...,
         has_features: _builtins.bool = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
+        requests_per_minute: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "requests_per_minute", b"requests_per_minute", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "default_ttl_s", b"default_ttl_s", "features", b"features", "has_features", b"has_features", "max_ttl_s", b"max_ttl_s", "name", b"name", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "default_ttl_s", b"default_ttl_s", "features", b"features", "has_features", b"has_features", "max_ttl_s", b"max_ttl_s", "name", b"name", "requests_per_minute", b"requests_per_minute", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
+    _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__runs_per_month: _TypeAlias = _typing.Literal["runs_per_month"]  # noqa: Y015
     _WhichOneofArgType__runs_per_month: _TypeAlias = _typing.Literal["_runs_per_month", b"_runs_per_month"]  # noqa: Y015
     _WhichOneofReturnType__tools: _TypeAlias = _typing.Literal["tools"]  # noqa: Y015
     _WhichOneofArgType__tools: _TypeAlias = _typing.Literal["_tools", b"_tools"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__runs_per_month) -> _WhichOneofReturnType__runs_per_month | None: ...
     @_typing.overload

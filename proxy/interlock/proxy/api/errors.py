@@ -39,6 +39,7 @@ STATUS_OF_REASON = {
     "invalid_path": 400,
 }
 RETRY_AFTER_S = {Kind.EXHAUSTED: 1, Kind.UNAVAILABLE: 1}
+"""When to come back to what does not say itself."""
 MAX_FINDINGS = 20
 """So many invalid values are told: an answer must not outgrow the request that it refuses."""
 PARTS = frozenset({"body", "query", "path", "header"})
@@ -90,7 +91,7 @@ def answer_of(error: InterlockError) -> web.Response:
     """The answer for an error of the house."""
     status = _status(error)
     again = error.kind in RETRY_AFTER_S and status != 402
-    headers = {"Retry-After": str(RETRY_AFTER_S[error.kind])} if again else {}
+    headers = {"Retry-After": str(error.retry_in_s or RETRY_AFTER_S[error.kind])} if again else {}
     return _answer(status, _detail(error), headers)
 
 

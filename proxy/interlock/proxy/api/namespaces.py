@@ -67,6 +67,7 @@ def plan_json(plan: pb.Plan) -> dict[str, object]:
         "name": plan.name,
         "tools": plan.tools if plan.HasField("tools") else None,
         "runs_per_month": plan.runs_per_month if plan.HasField("runs_per_month") else None,
+        "requests_per_minute": plan.requests_per_minute if plan.HasField("requests_per_minute") else None,
         "default_ttl_s": plan.default_ttl_s,
         "max_ttl_s": plan.max_ttl_s,
         "features": list(plan.features) if plan.has_features else None,
