@@ -23,7 +23,7 @@ from interlock.governance.tasks import end
 from interlock.governance.v1 import configuration_pb2 as pb
 from interlock.policy.engine import Engine
 from interlock.proxy.admin import Ready
-from interlock.proxy.api.apply import apply_request, change_json
+from interlock.proxy.api.apply import Change, apply_request
 from interlock.proxy.metrics import Metrics
 
 POLL_S = 0.5
@@ -139,7 +139,7 @@ class Watcher:
         return {file: References.digest(file) for file in self._references}
 
     def _succeeded(self, owner: str, changes: Sequence[pb.Change]) -> None:
-        told = [change_json(change) for change in changes]
+        told = [Change.of(change).model_dump(exclude_unset=True) for change in changes]
         count = {action: sum(change["action"] == action for change in told) for action in ("create", "update", "adopt")}
         deleted = sum(change["action"] == "delete" for change in told)
         log.info("manifest.applied", owner=owner, of=len(told), delete=deleted, **count)

@@ -2,20 +2,13 @@
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict
-
 from interlock.governance.v1 import account_pb2 as pb
 from interlock.governance.v1 import namespaces_pb2
+from interlock.proxy.api.answer import Answer
 from interlock.proxy.api.keys import ROLE_NAMES
 from interlock.proxy.api.models import NotificationsBody
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
-
-
-class Answer(BaseModel):
-    """What is answered here."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class Preferences(Answer):

@@ -1,15 +1,18 @@
 """`/v1/apply`: tools and policies as a whole, as a file has them."""
 
 from collections.abc import Iterator, Mapping
+from typing import Any, Literal, Self
 
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import configuration_pb2
+from interlock.proxy.api.answer import ABSENT, Answer
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.models import ApplyBody, PolicyBody, ToolBody, ToolFields
 from interlock.proxy.api.operation import Operation
-from interlock.proxy.api.policies import agent_policy_json, policy_of
-from interlock.proxy.api.tools import check_destinations, put_request, tool_json
+from interlock.proxy.api.policies import AgentPolicy, policy_of
+from interlock.proxy.api.tool_shown import Tool
+from interlock.proxy.api.tools import check_destinations, put_request
 from interlock.proxy.api.visit import Visit
 
 TIMEOUT_S = 30.0
@@ -22,7 +25,50 @@ _NO_NEWS = ("name", "scope_id", "revision", "updated_at", "has_secret", "secret_
 Fields = Mapping[str, object]
 
 
-async def apply(visit: Visit) -> object:
+class FieldChange(Answer):
+    """A field that changes."""
+
+    field: str
+    """Its name, with dots: `dedup.ttl_s`; `secret` for what is never shown."""
+    before: Any = ABSENT
+    """As it was; absent for secrets."""
+    after: Any = ABSENT
+    """As it will be; absent for secrets."""
+    changed: Literal[True] = ABSENT
+    """Of a secret no more is said; absent for all else."""
+
+
+class Change(Answer):
+    """One tool or policy: what becomes of it."""
+
+    kind: Literal["tool", "policy"]
+    """What it is."""
+    name: str
+    """The tool, or the policy's agent."""
+    scope_id: str = ABSENT
+    """The tool's scope; absent for policies."""
+    action: str
+    """What is done: `created`, `updated`, `deleted` or `unchanged`."""
+    fields: list[FieldChange]
+    """Each field that changes; none for what is deleted."""
+    held_off: Literal[True] = ABSENT
+    """The tool's kill switch stays pulled, whatever the manifest says; absent otherwise."""
+
+    @classmethod
+    def of(cls, change: configuration_pb2.Change) -> Self:
+        return cls(**_told(change))
+
+
+class Applied(Answer):
+    """What was, or in a dry run would be, changed."""
+
+    dry_run: bool
+    """Whether nothing was changed."""
+    changes: list[Change]
+    """Tool by tool, then policy by policy."""
+
+
+async def apply(visit: Visit) -> Applied:
     body = await visit.body(ApplyBody, visit.api.max_apply_bytes)
     if body.owner and body.prune and body.model_fields_set.isdisjoint(("tools", "policies")):
         raise _invalid(("tools",), NOTHING)
@@ -32,7 +78,7 @@ async def apply(visit: Visit) -> object:
         except InvalidRequestError as error:
             raise _invalid(("tools", key, *error.metadata["field"].split(".")), error.message) from None
     answer = await visit.ask(visit.api.configuration.Apply, apply_request(body), TIMEOUT_S)
-    return apply_json(answer, dry_run=body.dry_run)
+    return Applied(dry_run=body.dry_run, changes=[Change.of(change) for change in answer.changes])
 
 
 def apply_request(body: ApplyBody) -> configuration_pb2.ApplyRequest:
@@ -62,13 +108,7 @@ def tool_body(key: str, fields: ToolFields) -> ToolBody:
     )
 
 
-def apply_json(answer: configuration_pb2.ApplyResponse, *, dry_run: bool) -> dict[str, object]:
-    """What was, or in a dry run would be, changed."""
-    return {"dry_run": dry_run, "changes": [change_json(change) for change in answer.changes]}
-
-
-def change_json(change: configuration_pb2.Change) -> dict[str, object]:
-    """One tool or policy: what becomes of it, and each field that changes, as it was and as it will be."""
+def _told(change: configuration_pb2.Change) -> dict[str, object]:
     action = configuration_pb2.ChangeAction.Name(change.action).removeprefix(PREFIX).lower()
     if change.HasField("policy_before") or change.HasField("policy_after"):
         agent_id = change.policy_after.agent_id or change.policy_before.agent_id
@@ -80,24 +120,25 @@ def change_json(change: configuration_pb2.Change) -> dict[str, object]:
     after = _tool_fields(change.tool_after) if change.HasField("tool_after") else {}
     fields = [*_differences(before, after)]
     if change.secret_changed:
-        fields.append({"field": "secret", "changed": True})
+        fields.append(FieldChange(field="secret", changed=True))
     told = {"kind": "tool", "name": tool.name, "scope_id": tool.scope_id, "action": action, "fields": fields}
     return told | ({"held_off": True} if change.held_off else {})
 
 
-def _differences(before: Fields, after: Fields) -> Iterator[dict[str, object]]:
+def _differences(before: Fields, after: Fields) -> Iterator[FieldChange]:
     """Field by field; none for what is deleted."""
     for field in {**before, **after} if after else ():
         if before.get(field) != after.get(field):
-            yield {"field": field, "before": before.get(field), "after": after.get(field)}
+            yield FieldChange(field=field, before=before.get(field), after=after.get(field))
 
 
 def _tool_fields(tool: pb.Tool) -> Fields:
-    return _flat({field: value for field, value in tool_json(tool).items() if field not in _NO_NEWS})
+    shown = Tool.of(tool).model_dump(exclude_unset=True)
+    return _flat({field: value for field, value in shown.items() if field not in _NO_NEWS})
 
 
 def _policy_fields(held: pb.AgentPolicy) -> Fields:
-    told = agent_policy_json(held)
+    told = AgentPolicy.of(held).model_dump(exclude_unset=True)
     return _flat({"policy": told["policy"], "managed_by": told.get("managed_by")}, strip="policy.")
 
 
@@ -120,4 +161,4 @@ def _invalid(place: tuple[str, ...], message: str) -> InvalidFieldsError:
     return InvalidFieldsError([InvalidField("invalid_request", ("body", *place), message)])
 
 
-OPERATIONS = (Operation("POST", "/v1/apply", apply, "Apply tools and policies as a whole", body=ApplyBody),)
+OPERATIONS = (Operation("POST", "/v1/apply", apply, "Apply tools and policies as a whole", Applied, body=ApplyBody),)

@@ -1,8 +1,11 @@
 """`/v1/calls`: calls still open, and an operator's word on those of unknown outcome."""
 
+from typing import Self
+
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
-from interlock.proxy.api.audit import event_json
+from interlock.proxy.api.answer import Answer, Time
+from interlock.proxy.api.audit import Event
 from interlock.proxy.api.models import IDENTIFIER, AgentQuery, CallsQuery, ResolveBody
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.times import rfc3339
@@ -15,26 +18,67 @@ OUTCOMES = {
 }
 
 
-async def show_all(visit: Visit) -> object:
+class Call(Answer):
+    """A call's record."""
+
+    call_id: str
+    """Its id in the audit trail."""
+    agent_id: str
+    """Who called."""
+    tool: str
+    """Which tool."""
+    key: str
+    """The Idempotency-Key that the tool was sent."""
+    state: str
+    """`in_flight`, `expired`, `unknown`, `succeeded` or `open`."""
+    first_seen_at: Time | None
+    """When it was made first."""
+    lease_until: Time | None
+    """Until when the sidecar that carries it holds it."""
+    charged_usd: float
+    """What was charged, USD."""
+    fence: int
+    """Grows with each try that was let through."""
+    tries: int
+    """How often it was let through."""
+    status: int | None
+    """The status of the tool's answer."""
+
+    @classmethod
+    def of(cls, call: pb.Call) -> Self:
+        return cls(**_fields(call))
+
+
+class CallWithEvents(Call):
+    """A call's record, and all that was recorded of it."""
+
+    events: list[Event]
+    """Its events, in the order of their `seq`."""
+
+    @classmethod
+    def found(cls, found: pb.GetCallResponse) -> Self:
+        return cls(**_fields(found.call), events=[Event.of(event) for event in found.events])
+
+
+async def show_all(visit: Visit) -> list[Call]:
     query = visit.query(CallsQuery)
     asked = pb.ListCallsRequest(agent_id=query.agent_id or "", state=query.state or "", limit=query.limit)
-    return [call_json(call) for call in (await visit.ask(visit.api.calls.ListCalls, asked)).calls]
+    return [Call.of(call) for call in (await visit.ask(visit.api.calls.ListCalls, asked)).calls]
 
 
-async def show(visit: Visit) -> object:
+async def show(visit: Visit) -> CallWithEvents:
     found = await visit.ask(visit.api.calls.GetCall, _ref(visit, visit.query(AgentQuery).agent_id))
-    return {**call_json(found.call), "events": [event_json(event) for event in found.events]}
+    return CallWithEvents.found(found)
 
 
-async def resolve(visit: Visit) -> object:
+async def resolve(visit: Visit) -> Call:
     body = await visit.body(ResolveBody)
     ref = _ref(visit, body.agent_id)
     asked = pb.ResolveCallRequest(ref=ref, outcome=OUTCOMES[body.outcome], note=body.note)
-    return call_json(await visit.ask(visit.api.calls.ResolveCall, asked))
+    return Call.of(await visit.ask(visit.api.calls.ResolveCall, asked))
 
 
-def call_json(call: pb.Call) -> dict[str, object]:
-    """A call's record. `key` is the Idempotency-Key that the tool was sent."""
+def _fields(call: pb.Call) -> dict[str, object]:
     return {
         "call_id": call.call_id,
         "agent_id": call.agent_id,
@@ -55,7 +99,7 @@ def _ref(visit: Visit, agent_id: str | None) -> pb.CallRef:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/calls", show_all, "List open calls, oldest first", query=CallsQuery),
-    Operation("GET", "/v1/calls/{call_id}", show, "Show a call with its events", query=AgentQuery),
-    Operation("POST", "/v1/calls/{call_id}/resolve", resolve, "Say what became of a call", body=ResolveBody),
+    Operation("GET", "/v1/calls", show_all, "List open calls, oldest first", list[Call], query=CallsQuery),
+    Operation("GET", "/v1/calls/{call_id}", show, "Show a call with its events", CallWithEvents, query=AgentQuery),
+    Operation("POST", "/v1/calls/{call_id}/resolve", resolve, "Say what became of a call", Call, body=ResolveBody),
 )

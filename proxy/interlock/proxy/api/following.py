@@ -6,9 +6,8 @@ Lines (NDJSON) and not server-sent events: `curl`, `jq` and every language read 
 
 import asyncio
 import contextlib
-import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, Literal
 
 from aiohttp import web
 from grpc import aio
@@ -17,10 +16,34 @@ from interlock.governance.errors import UnavailableError
 from interlock.governance.status import error_of
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.answering import REQUEST_ID
-from interlock.proxy.api.audit import event_json
+from interlock.proxy.api.answer import ABSENT, Answer
+from interlock.proxy.api.audit import Event
 from interlock.proxy.api.models import FollowQuery
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
+
+
+class Cursor(Answer):
+    """A line of the stream: all that was recorded before has been told."""
+
+    type: Literal["cursor"]
+    """Tells it from an event."""
+    cursor: str
+    """Where to go on: `?cursor=`."""
+
+
+class End(Answer):
+    """The last line of the stream."""
+
+    type: Literal["end"]
+    """Tells it from an event."""
+    reason: str
+    """`ended`, `draining`, or the reason of an error."""
+    message: str = ABSENT
+    """What went wrong; absent where nothing did."""
+
+
+Line = Event | Cursor | End
 
 
 async def follow(visit: Visit) -> web.StreamResponse:
@@ -60,28 +83,34 @@ async def _write(response: web.StreamResponse, call: Any, message: Any, draining
     try:
         while message is not aio.EOF:
             for line in _lines(message):
-                await response.write(json.dumps(line, separators=(",", ":")).encode() + b"\n")
+                await response.write(_written(line))
             reading = asyncio.ensure_future(call.read())
             await asyncio.wait([reading, told], return_when=asyncio.FIRST_COMPLETED)
             if not reading.done():
                 reading.cancel()
                 break
             message = reading.result()
-        end: dict[str, object] = {"type": "end", "reason": "draining" if told.done() else "ended"}
+        end = End(type="end", reason="draining" if told.done() else "ended")
     except aio.AioRpcError as failed:
         error = error_of(failed)
-        end = {"type": "end", "reason": error.reason, "message": error.message}
+        end = End(type="end", reason=error.reason, message=error.message)
     finally:
         told.cancel()
-    await response.write(json.dumps(end, separators=(",", ":")).encode() + b"\n")
+    await response.write(_written(end))
 
 
-def _lines(message: pb.FollowEventsResponse) -> Iterator[dict[str, object]]:
+def _lines(message: pb.FollowEventsResponse) -> Iterator[Line]:
     """Events as `/v1/audit` lists them; then, if there is one, where to go on."""
     for event in message.events:
-        yield event_json(event)
+        yield Event.of(event)
     if message.cursor:
-        yield {"type": "cursor", "cursor": message.cursor}
+        yield Cursor(type="cursor", cursor=message.cursor)
 
 
-OPERATIONS = (Operation("GET", "/v1/audit/follow", follow, "Follow events as they are recorded", query=FollowQuery),)
+def _written(line: Line) -> bytes:
+    return line.model_dump_json(exclude_unset=True).encode() + b"\n"
+
+
+OPERATIONS = (
+    Operation("GET", "/v1/audit/follow", follow, "Follow events as they are recorded", Line, query=FollowQuery),
+)

@@ -1,8 +1,10 @@
 """`/v1/policies`: what each agent may do."""
 
 from collections.abc import Iterator
+from typing import Self
 
 from interlock.governance.v1 import admin_pb2 as pb
+from interlock.proxy.api.answer import ABSENT, Answer, Deleted
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.models import AGENT_ID, PolicyBody
 from interlock.proxy.api.operation import Operation
@@ -10,29 +12,77 @@ from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import micros_of, usd_of
 
 
-async def put(visit: Visit) -> object:
+class Price(Answer):
+    """What a call costs."""
+
+    tool: str
+    """A tool's name, or a `*` glob."""
+    price_usd: float
+    """USD a call."""
+
+
+class Policy(Answer):
+    """What an agent may do. A limit that is not set is absent."""
+
+    allowed_tools: list[str] = ABSENT
+    """Names or `*` globs; absent: all that is not blocked, empty: nothing."""
+    blocked_tools: list[str] = ABSENT
+    """Names or `*` globs; block beats allow."""
+    max_actions_per_hour: int = ABSENT
+    """In any rolling hour."""
+    max_spend_usd_per_day: float = ABSENT
+    """In a UTC day, USD."""
+    max_calls_per_tool: dict[str, int] = ABSENT
+    """In a UTC day, by name or `*` glob."""
+    pricing_rules: list[Price] = ABSENT
+    """What calls cost; of those that match, the highest price holds."""
+    on_anomaly: str = ABSENT
+    """What an anomaly does: `alert` or `disable`."""
+
+    @classmethod
+    def of(cls, policy: pb.Policy) -> Self:
+        return cls(**dict(_fields(policy)))
+
+
+class AgentPolicy(Answer):
+    """An agent's policy."""
+
+    agent_id: str
+    """The agent."""
+    policy: Policy
+    """What it may do."""
+    managed_by: str = ABSENT
+    """The owner of the manifest that it comes from; absent if there is none."""
+
+    @classmethod
+    def of(cls, held: pb.AgentPolicy) -> Self:
+        managed = {"managed_by": held.managed_by} if held.managed_by else {}
+        return cls(agent_id=held.agent_id, policy=Policy.of(held.policy), **managed)
+
+
+async def put(visit: Visit) -> AgentPolicy:
     agent_id = visit.path("agent_id", AGENT_ID)
     body = await visit.body(PolicyBody)
     if body.agent_id not in {None, agent_id}:
         place, message = ("body", "agent_id"), "Input should be the path's agent_id"
         raise InvalidFieldsError([InvalidField("agent_id_mismatch", place, message, body.agent_id)])
     asked = pb.PutPolicyRequest(agent_id=agent_id, policy=policy_of(body))
-    return agent_policy_json(await visit.ask(visit.api.policies.PutPolicy, asked))
+    return AgentPolicy.of(await visit.ask(visit.api.policies.PutPolicy, asked))
 
 
-async def show(visit: Visit) -> object:
+async def show(visit: Visit) -> AgentPolicy:
     asked = pb.AgentRef(agent_id=visit.path("agent_id", AGENT_ID))
-    return agent_policy_json(await visit.ask(visit.api.policies.GetPolicy, asked))
+    return AgentPolicy.of(await visit.ask(visit.api.policies.GetPolicy, asked))
 
 
-async def delete(visit: Visit) -> object:
+async def delete(visit: Visit) -> Deleted:
     await visit.ask(visit.api.policies.DeletePolicy, pb.AgentRef(agent_id=visit.path("agent_id", AGENT_ID)))
-    return {"ok": True, "deleted": True}
+    return Deleted.now()
 
 
-async def show_all(visit: Visit) -> object:
+async def show_all(visit: Visit) -> list[AgentPolicy]:
     held = await visit.ask(visit.api.policies.ListPolicies, pb.ListPoliciesRequest())
-    return [agent_policy_json(policy) for policy in held.policies]
+    return [AgentPolicy.of(policy) for policy in held.policies]
 
 
 def policy_of(body: PolicyBody) -> pb.Policy:
@@ -52,17 +102,6 @@ def policy_of(body: PolicyBody) -> pb.Policy:
     )
 
 
-def agent_policy_json(held: pb.AgentPolicy) -> dict[str, object]:
-    """`{agent_id, policy}`, and `managed_by` if somebody does; a limit that is not set is absent from the policy."""
-    managed = {"managed_by": held.managed_by} if held.managed_by else {}
-    return {"agent_id": held.agent_id, "policy": policy_json(held.policy), **managed}
-
-
-def policy_json(policy: pb.Policy) -> dict[str, object]:
-    """A limit that is not set is absent."""
-    return dict(_fields(policy))
-
-
 def _fields(policy: pb.Policy) -> Iterator[tuple[str, object]]:
     if policy.has_allowed_tools:
         yield "allowed_tools", list(policy.allowed_tools)
@@ -75,18 +114,20 @@ def _fields(policy: pb.Policy) -> Iterator[tuple[str, object]]:
     if policy.max_calls_per_tool:
         yield "max_calls_per_tool", dict(policy.max_calls_per_tool)
     if policy.pricing_rules:
-        yield "pricing_rules", [_price_json(rule) for rule in policy.pricing_rules]
+        yield "pricing_rules", [_price(rule) for rule in policy.pricing_rules]
     if policy.on_anomaly:
         yield "on_anomaly", policy.on_anomaly
 
 
-def _price_json(rule: pb.PricingRule) -> dict[str, object]:
-    return {"tool": rule.tool, "price_usd": usd_of(rule.price_micros)}
+def _price(rule: pb.PricingRule) -> Price:
+    return Price(tool=rule.tool, price_usd=usd_of(rule.price_micros))
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/policies", show_all, "List policies"),
-    Operation("GET", "/v1/policies/{agent_id}", show, "Show an agent's policy"),
-    Operation("POST", "/v1/policies/{agent_id}", put, "Create or replace an agent's policy", body=PolicyBody),
-    Operation("DELETE", "/v1/policies/{agent_id}", delete, "Delete an agent's policy"),
+    Operation("GET", "/v1/policies", show_all, "List policies", list[AgentPolicy]),
+    Operation("GET", "/v1/policies/{agent_id}", show, "Show an agent's policy", AgentPolicy),
+    Operation(
+        "POST", "/v1/policies/{agent_id}", put, "Create or replace an agent's policy", AgentPolicy, body=PolicyBody
+    ),
+    Operation("DELETE", "/v1/policies/{agent_id}", delete, "Delete an agent's policy", Deleted),
 )

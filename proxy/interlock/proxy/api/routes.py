@@ -4,7 +4,7 @@ import re
 from functools import partial
 
 from aiohttp import web
-from pydantic_core import to_json
+from pydantic import TypeAdapter
 
 from interlock.proxy.api import (
     account,
@@ -25,6 +25,9 @@ from interlock.proxy.api.visit import Visit
 from interlock.proxy.stages.intercept import NAMESPACE_HEADER, bearer_key, named_namespace
 
 __all__ = ["OPERATIONS", "Api", "routes"]
+
+ANSWER: TypeAdapter[object] = TypeAdapter(object)
+"""Whatever handlers answer with. What a model was not given is absent."""
 
 OPERATIONS: tuple[Operation, ...] = (
     *account.OPERATIONS,
@@ -55,7 +58,9 @@ async def _answer(api: Api, answering: Answering, request: web.Request) -> web.S
     answer = await answering(_visit(api, request))
     if isinstance(answer, web.StreamResponse):
         return answer
-    return web.Response(body=to_json(answer), content_type="application/json", charset="utf-8")
+    return web.Response(
+        body=ANSWER.dump_json(answer, exclude_unset=True), content_type="application/json", charset="utf-8"
+    )
 
 
 def _visit(api: Api, request: web.Request) -> Visit:

@@ -3,8 +3,8 @@
 from interlock.governance.tool_urls import HTTP_SCHEMES
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
+from interlock.proxy.api.answer import Deleted
 from interlock.proxy.api.models import (
-    OAUTH2,
     TOOL_NAME,
     HeaderCredential,
     OAuth2Credential,
@@ -14,7 +14,7 @@ from interlock.proxy.api.models import (
     ToolFields,
 )
 from interlock.proxy.api.operation import Operation
-from interlock.proxy.api.times import rfc3339
+from interlock.proxy.api.tool_shown import Tool
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.destinations import Destinations
 
@@ -35,33 +35,32 @@ ON_GOVERNANCE_FAILURE = {
     "closed": governance.ON_GOVERNANCE_FAILURE_CLOSED,
     "open": governance.ON_GOVERNANCE_FAILURE_OPEN,
 }
-DEDUP_NAMES = {mode: name for name, mode in DEDUP.items()}
 
 
-async def put(visit: Visit) -> object:
+async def put(visit: Visit) -> Tool:
     body = await visit.body(ToolBody)
     check_destinations(visit.api.destinations, body)
-    return tool_json(await visit.ask(visit.api.tools.PutTool, put_request(body)))
+    return Tool.of(await visit.ask(visit.api.tools.PutTool, put_request(body)))
 
 
-async def show_all(visit: Visit) -> object:
+async def show_all(visit: Visit) -> list[Tool]:
     asked = pb.ListToolsRequest(scope_id=visit.query(ScopeQuery).scope_id or "")
-    return [tool_json(tool) for tool in (await visit.ask(visit.api.tools.ListTools, asked)).tools]
+    return [Tool.of(tool) for tool in (await visit.ask(visit.api.tools.ListTools, asked)).tools]
 
 
-async def show(visit: Visit) -> object:
-    return tool_json(await visit.ask(visit.api.tools.GetTool, _ref(visit)))
+async def show(visit: Visit) -> Tool:
+    return Tool.of(await visit.ask(visit.api.tools.GetTool, _ref(visit)))
 
 
-async def delete(visit: Visit) -> object:
+async def delete(visit: Visit) -> Deleted:
     await visit.ask(visit.api.tools.DeleteTool, _ref(visit))
-    return {"ok": True, "deleted": True}
+    return Deleted.now()
 
 
-async def toggle(visit: Visit) -> object:
+async def toggle(visit: Visit) -> Tool:
     enabled = (await visit.body(ToggleBody)).enabled
     asked = pb.ToggleToolRequest(ref=_ref(visit), enabled=enabled)
-    return tool_json(await visit.ask(visit.api.tools.ToggleTool, asked))
+    return Tool.of(await visit.ask(visit.api.tools.ToggleTool, asked))
 
 
 def check_destinations(destinations: Destinations, body: ToolFields) -> None:
@@ -106,38 +105,6 @@ def _credential(given: HeaderCredential | OAuth2Credential) -> governance.Upstre
     )
 
 
-def tool_json(tool: pb.Tool) -> dict[str, object]:
-    """A tool as the contract shows it: whether there is a secret, never which."""
-    return {
-        "name": tool.name,
-        "scope_id": tool.scope_id,
-        "url": tool.url,
-        "timeout_ms": tool.timeout_ms,
-        "max_retries": tool.max_retries,
-        "enabled": tool.enabled,
-        "description": tool.description,
-        "methods": list(tool.methods),
-        "subpaths": tool.subpaths,
-        "dedup": _dedup_json(tool),
-        "on_ambiguous": "hold" if tool.on_ambiguous == governance.ON_AMBIGUOUS_HOLD else "retry",
-        "read_only": tool.read_only,
-        "risk": tool.risk,
-        "replay_max_bytes": tool.replay_max_bytes,
-        "has_secret": tool.has_secret,
-        "secret_id": tool.secret_id or None,
-        "secret_mask": tool.secret_mask or None,
-        "upstream_credential": _credential_json(tool),
-        "on_governance_failure": "open" if _fails_open(tool) else "closed",
-        "open_max_calls_per_minute": tool.open_max_calls_per_minute,
-        "reconcile_url": tool.reconcile_url or None,
-        "reconcile_deadline_s": tool.reconcile_deadline_s,
-        "reconcile_timeout_ms": tool.reconcile_timeout_ms,
-        "managed_by": tool.managed_by or None,
-        "revision": tool.revision,
-        "updated_at": rfc3339(tool.updated_at_ms),
-    }
-
-
 def _tool(body: ToolBody) -> pb.Tool:
     return pb.Tool(
         name=body.name,
@@ -165,57 +132,21 @@ def _tool(body: ToolBody) -> pb.Tool:
     )
 
 
-def _fails_open(tool: pb.Tool) -> bool:
-    return tool.on_governance_failure == governance.ON_GOVERNANCE_FAILURE_OPEN
-
-
-def _credential_json(tool: pb.Tool) -> dict[str, object] | None:
-    """How a credential is had and shown; of its secret no more than a mask."""
-    mask = tool.upstream_mask or None
-    if tool.upstream_header:
-        return {"type": "header", "header": tool.upstream_header, "mask": mask}
-    if not tool.HasField("upstream_oauth2"):
-        return None
-    oauth2 = tool.upstream_oauth2
-    return {
-        "type": OAUTH2,
-        "token_url": oauth2.token_url,
-        "client_id": oauth2.client_id,
-        "mask": mask,
-        "scope": oauth2.scope,
-        "audience": oauth2.audience,
-        "auth_style": "post" if oauth2.client_auth == governance.CLIENT_AUTH_POST else "basic",
-        "header": oauth2.header,
-        "scheme": oauth2.scheme,
-        "params": dict(oauth2.params),
-    }
-
-
-def _dedup_json(tool: pb.Tool) -> dict[str, object]:
-    """Without a `mode` where the method of a call decides."""
-    mode = {"mode": DEDUP_NAMES[tool.dedup_mode]} if tool.dedup_mode in DEDUP_NAMES else {}
-    return {
-        **mode,
-        "ttl_s": tool.dedup_ttl_s,
-        "ignore": list(tool.dedup_ignore),
-        "run_id": "argument" if tool.dedup_run_id else "tracing",
-    }
-
-
 def _ref(visit: Visit) -> pb.ToolRef:
     return pb.ToolRef(name=visit.path("name", TOOL_NAME), scope_id=visit.query(ScopeQuery).scope_id or "")
 
 
 OPERATIONS = (
-    Operation("POST", "/v1/tools", put, "Create or replace a tool", body=ToolBody),
-    Operation("GET", "/v1/tools", show_all, "List tools", query=ScopeQuery),
-    Operation("GET", "/v1/tools/{name}", show, "Show a tool", query=ScopeQuery),
-    Operation("DELETE", "/v1/tools/{name}", delete, "Delete a tool", query=ScopeQuery),
+    Operation("POST", "/v1/tools", put, "Create or replace a tool", Tool, body=ToolBody),
+    Operation("GET", "/v1/tools", show_all, "List tools", list[Tool], query=ScopeQuery),
+    Operation("GET", "/v1/tools/{name}", show, "Show a tool", Tool, query=ScopeQuery),
+    Operation("DELETE", "/v1/tools/{name}", delete, "Delete a tool", Deleted, query=ScopeQuery),
     Operation(
         "POST",
         "/v1/tools/{name}/toggle",
         toggle,
-        "Pull or lift a tool's kill switch",
+        "Switch a tool off or on",
+        Tool,
         body=ToggleBody,
         query=ScopeQuery,
     ),

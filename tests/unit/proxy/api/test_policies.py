@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy import strict_json
 from interlock.proxy.api.models import PolicyBody
-from interlock.proxy.api.policies import agent_policy_json, policy_of
+from interlock.proxy.api.policies import AgentPolicy, policy_of
 from interlock.proxy.money import exact
 
 GLOBS = st.text("abz0._:*-", min_size=1, max_size=12)
@@ -29,7 +29,7 @@ POLICIES = st.fixed_dictionaries(
 def there_and_back(policy: dict[str, object]) -> object:
     """A policy as an answer gives it after it was put as JSON."""
     body = PolicyBody.model_validate(strict_json.parse(json.dumps(policy).encode(), parse_float=exact))
-    answer = agent_policy_json(pb.AgentPolicy(agent_id="billing", policy=policy_of(body)))
+    answer = AgentPolicy.of(pb.AgentPolicy(agent_id="billing", policy=policy_of(body))).model_dump(exclude_unset=True)
     return json.loads(json.dumps(answer))
 
 
