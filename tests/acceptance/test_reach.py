@@ -63,6 +63,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("GET", "/v1/plans", None),
         ("GET", "/v1/changes", None),
         ("POST", "/v1/me/notifications", {"email_notifications_enabled": False}),
+        ("POST", "/v1/events", {"run_id": "r", "type": "note", "agent_id": other}),
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),
     ]
 
@@ -83,6 +84,10 @@ def an_agents(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("GET", f"/v1/audit?agent_id={mine}", None),
         ("GET", f"/v1/audit/trails?agent_id={mine}", None),
         ("GET", "/v1/audit/follow?until_now=true", None),
+        ("GET", "/v1/events", None),
+        ("POST", "/v1/events", {"run_id": "r", "type": "note"}),
+        ("GET", "/v1/runs", None),
+        ("GET", "/v1/runs/r", None),
         ("POST", "/v1/ai/run", {"agent_id": mine, "tool": tool}),
     ]
 

@@ -20,6 +20,7 @@ from interlock.governance.v1 import (
     configuration_pb2_grpc,
     governance_pb2_grpc,
     namespaces_pb2_grpc,
+    timeline_pb2_grpc,
 )
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.policy.credentials import new_key
@@ -56,6 +57,7 @@ class EngineClient:
         self.audit = admin_pb2_grpc.AuditStub(self.channel)
         self.configuration = configuration_pb2_grpc.ConfigurationStub(self.channel)
         self.account = account_pb2_grpc.AccountStub(self.channel)
+        self.timelines = timeline_pb2_grpc.TimelinesStub(self.channel)
         self.namespaces = namespaces_pb2_grpc.NamespacesStub(self.channel)
 
     def speaking_with(self, key: str) -> "EngineClient":

@@ -23,6 +23,8 @@ from interlock.governance.v1 import (
     governance_pb2_grpc,
     namespaces_pb2,
     namespaces_pb2_grpc,
+    timeline_pb2,
+    timeline_pb2_grpc,
 )
 from interlock.policy import credentials, tools
 from interlock.policy.account_ports import Accounts, Requests
@@ -48,9 +50,11 @@ from interlock.policy.services.governance import GovernanceService
 from interlock.policy.services.keys import KeysService
 from interlock.policy.services.namespaces import NamespacesService
 from interlock.policy.services.policies import PoliciesService
+from interlock.policy.services.timelines import TimelinesService
 from interlock.policy.services.tools import ToolsService
 from interlock.policy.settings import EngineSettings
 from interlock.policy.switching import Switching
+from interlock.policy.timeline_ports import Timeline
 from interlock.policy.waiting import Waits
 
 log = structlog.get_logger(__name__)
@@ -62,6 +66,7 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *configuration_pb2.DESCRIPTOR.services_by_name.values(),
     *namespaces_pb2.DESCRIPTOR.services_by_name.values(),
     *account_pb2.DESCRIPTOR.services_by_name.values(),
+    *timeline_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -92,6 +97,9 @@ class Store(Protocol):
     @property
     def requests(self) -> Requests: ...
 
+    @property
+    def timeline(self) -> Timeline: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
@@ -117,6 +125,7 @@ class Engine:
         allow = settings.default_policy == "allow"
         self._quotas = store.quotas
         self._accounts = store.accounts
+        self._timelines = TimelinesService(store.timeline, self._knowledge, token)
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
         self._governance = GovernanceService(
             Authorizer(self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow),
@@ -165,6 +174,7 @@ class Engine:
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
         account = AccountService(self._accounts, knowledge, self._plans)
         account_pb2_grpc.add_AccountServicer_to_server(account, server)
+        timeline_pb2_grpc.add_TimelinesServicer_to_server(self._timelines, server)
         self.register_health(server)
 
     def reconciler(self, asker: Asker, recorder: Recorder) -> Reconciler:

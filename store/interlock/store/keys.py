@@ -17,8 +17,12 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
 | `folds`        | hash   | refusals of a minute, counted                  | till read, 400 days after the last |
 | `export`       | hash   | how far each sink has got, points of the chain | 400 days after the last export     |
+| `timeline:<run>` | zset | what its calls wrote in a run, 5,000 lines at most | 7 days after the last            |
+| `running:<run>` | set   | its calls in that run that are not settled     | as above                           |
 
 With an exporter in force, what it has not exported yet of `audit` is neither trimmed nor left to expire.
+
+A `<run>` is the SHA-256 of a run's id; what belongs to no agent stands under an empty `<agent>`.
 
 A call's record lives for ever while it is unsettled or unknown; settled, for the tool's `dedup_ttl_s`; freed, for 2
 minutes, so that who waited for it, or settles it again, is told. A call that is not de-duplicated can never come again:
@@ -41,6 +45,11 @@ In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:�
 | `audit` *      | stream | events that are no agent's                     | 400 days after the last, ~100,000 at most |
 | `agents`       | zset   | agents seen, by time (unix ms)                 | a member 400 days after it was seen |
 | `keys`         | hash   | API keys' ids and addresses                    | for ever (a revoked key stays known) |
+| `timeline:<agent>:<run>` | zset | what was posted for it in a run, 5,000 lines at most | 7 days after the last |
+| `told:<event>` | string | that an event of a timeline is on record       | 7 days                             |
+| `runs`         | zset   | runs, by when something was last recorded, 10,000 at most | 7 days after the last   |
+| `runs:<agent>` | zset   | those of them that an agent has something in, 10,000 at most | as above             |
+| `agents:<run>` | set    | agents that have something in a run            | as above                           |
 | `unexported`   | zset   | agents with new events, by time (unix ms)      | a member until an exporter takes it |
 
 In WORLD's slot alone:
@@ -58,6 +67,7 @@ Names are safe to put in a tag: a namespace is `[a-z0-9-]`, an agent id has no b
 The upper-case tag can be no namespace's.
 """
 
+import hashlib
 from functools import lru_cache
 
 from interlock.policy.model import Scope
@@ -112,6 +122,24 @@ def trail(scope: Scope) -> list[str]:
 def windows(scope: Scope) -> list[str]:
     """Minutes, hours, days: the order in which every script takes them."""
     return [of_agent(scope, part) for part in _WINDOWS]
+
+
+def of_run(run_id: str) -> str:
+    """How a run is named in keys."""
+    return hashlib.sha256(run_id.encode()).hexdigest()
+
+
+def run_index(namespace: str, agent_id: str, run_id: str) -> list[str]:
+    """Runs, those of an agent, and the agents of this one: what every script takes that adds to a timeline."""
+    parts = (("runs",), ("runs", agent_id), ("agents", of_run(run_id)))
+    return [of_namespace(namespace, *part) for part in parts]
+
+
+def strands(scope: Scope, run_id: str) -> list[str]:
+    """Where a run's events of an agent stand: what was posted in its name, and, of a named agent, its calls' own."""
+    run = of_run(run_id)
+    posted = of_namespace(scope.namespace, "timeline", scope.agent_id, run)
+    return [posted, of_agent(scope, "timeline", run)] if scope.agent_id else [posted]
 
 
 def held() -> list[str]:

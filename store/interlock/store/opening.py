@@ -14,6 +14,7 @@ from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
 from interlock.store.requests import RedisRequests
 from interlock.store.settings import RedisSettings
+from interlock.store.timelines import RedisTimeline
 from interlock.store.trails import RedisTrails
 
 
@@ -29,6 +30,7 @@ class Store:
     held: RedisHeld
     accounts: RedisAccounts
     requests: RedisRequests
+    timeline: RedisTimeline
 
 
 @asynccontextmanager
@@ -52,6 +54,7 @@ async def open_store(
             RedisHeld(connection, trails),
             RedisAccounts(connection),
             RedisRequests(connection),
+            RedisTimeline(connection),
         )
     finally:
         await trails.close()

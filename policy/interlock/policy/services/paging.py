@@ -15,3 +15,10 @@ def after_of(seq: int) -> int:
     if seq < 0:
         raise InvalidRequestError("invalid_request", "after_seq is 0 or more", field="after_seq")
     return seq
+
+
+def offset_of(asked: int, *, most: int) -> int:
+    """How many are passed over. Errors: InvalidRequestError."""
+    if not 0 <= asked <= most:
+        raise InvalidRequestError("invalid_request", f"offset is 0 to {most}", field="offset")
+    return asked

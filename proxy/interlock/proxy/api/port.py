@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Self
 
 from grpc import aio
 
-from interlock.governance.v1 import account_pb2_grpc, configuration_pb2_grpc, namespaces_pb2_grpc
+from interlock.governance.v1 import account_pb2_grpc, configuration_pb2_grpc, namespaces_pb2_grpc, timeline_pb2_grpc
 from interlock.governance.v1 import admin_pb2_grpc as rpc
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.large_bodies import LargeBodies
@@ -25,6 +25,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
     )
     from interlock.governance.v1.configuration_pb2_grpc import ConfigurationAsyncStub
     from interlock.governance.v1.namespaces_pb2_grpc import NamespacesAsyncStub
+    from interlock.governance.v1.timeline_pb2_grpc import TimelinesAsyncStub
 
 
 MAX_BODY_BYTES = 256 * KiB
@@ -48,6 +49,7 @@ class Api:
     configuration: "ConfigurationAsyncStub"
     namespaces: "NamespacesAsyncStub"
     account: "AccountAsyncStub"
+    timelines: "TimelinesAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
     max_body_bytes: int
@@ -77,6 +79,7 @@ class Api:
             configuration=configuration_pb2_grpc.ConfigurationStub(channel),
             namespaces=namespaces_pb2_grpc.NamespacesStub(channel),
             account=account_pb2_grpc.AccountStub(channel),
+            timelines=timeline_pb2_grpc.TimelinesStub(channel),
             destinations=destinations,
             bodies=bodies,
             max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),

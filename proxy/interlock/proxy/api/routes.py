@@ -17,6 +17,7 @@ from interlock.proxy.api import (
     namespaces,
     policies,
     switches,
+    timelines,
     tools,
 )
 from interlock.proxy.api.operation import Answering, Operation
@@ -41,6 +42,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *following.OPERATIONS,
     *switches.OPERATIONS,
     *namespaces.OPERATIONS,
+    *timelines.OPERATIONS,
 )
 
 
