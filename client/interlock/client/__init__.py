@@ -30,6 +30,7 @@ from interlock.client.leases import LeaseAnswer, LeaseChange, LeaseStatus, WorkR
 from interlock.client.locks import Lock
 from interlock.client.retrying import NO_RETRIES, RetryPolicy
 from interlock.client.runs import Action, ToolResult
+from interlock.client.signatures import Family, SignatureMiddleware, VerifiedCall, verify_signature
 
 __all__ = [
     "NO_RETRIES",
@@ -40,6 +41,7 @@ __all__ = [
     "CallRefusedError",
     "ConfigurationError",
     "ConflictError",
+    "Family",
     "FeatureNotAvailableError",
     "Interlock",
     "InterlockError",
@@ -59,12 +61,15 @@ __all__ = [
     "RateLimitedError",
     "RetryPolicy",
     "SignatureError",
+    "SignatureMiddleware",
     "ToolResult",
     "UnavailableError",
     "UnreachableError",
     "UnusableArgumentError",
+    "VerifiedCall",
     "WaitTimeoutError",
     "WorkResult",
     "idempotent",
     "idempotent_ai",
+    "verify_signature",
 ]

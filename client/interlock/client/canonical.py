@@ -27,7 +27,11 @@ def derived_key(function: Callable[..., object], arguments: Mapping[str, object]
     Equal arguments give equal keys in every process: dicts count without their order, lists with it, and values of
     different types differ (1, 1.0, True and "1" are four).
     """
-    name = f"{function.__module__}.{function.__qualname__}"
+    return key_of_arguments(f"{function.__module__}.{function.__qualname__}", arguments, prefix)
+
+
+def key_of_arguments(name: str, arguments: Mapping[str, object], prefix: str = "") -> str:
+    """The same for what is no function, by a name of its own."""
     told = [[argument, _argument(name, argument, value)] for argument, value in sorted(arguments.items())]
     canonical = json.dumps([name, told], ensure_ascii=True, separators=(",", ":"))
     digest = hashlib.sha256(canonical.encode()).hexdigest()

@@ -169,6 +169,3 @@ class UnusableArgumentError(InterlockError, TypeError):
 
 class SignatureError(InterlockError):
     """The call is not, or no longer, provably Interlock's. Answer 401, and do nothing of what it asks."""
-
-    def __init__(self, reason: str, message: str) -> None:
-        super().__init__(reason, message)

@@ -32,9 +32,8 @@ class Holding:
         self.lease_id = answer.lease_id or ""
         self.version = answer.version
         self.guarded = answer.acquired
-        self._ttl = answer.ttl or answer.ttl_left or 0
-        left = answer.ttl_left if answer.ttl_left is not None else self._ttl
-        self._deadline = asked_at + left if self.guarded else float("inf")
+        self._ttl = answer.ttl or 0
+        self._deadline = asked_at + self._ttl if self.guarded else float("inf")
         self._lost_by = ""
 
     @property

@@ -92,7 +92,7 @@ def waiting(key: str, give_up_at: float, timeout_s: float) -> Flow[WorkResult]:
         asked_at = time.monotonic()
         wait_s = max(0.0, min(MAX_POLL_S, give_up_at - asked_at))
         try:
-            told: WorkResult = yield LeaseOperations.result(None, key, wait_s=int(wait_s))
+            told: WorkResult = yield LeaseOperations.result(None, key, wait_s=round(wait_s, 3))
         except NotFoundError:
             told = WorkResult(status="not_found", key=key)
         if told.terminal or told.status in FREE:
