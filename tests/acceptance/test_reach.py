@@ -65,12 +65,25 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("POST", "/v1/me/notifications", {"email_notifications_enabled": False}),
         ("POST", "/v1/events", {"run_id": "r", "type": "note", "agent_id": other}),
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),
+        ("GET", f"/v1/ai/status?key=one&agent_id={other}", None),
+        ("GET", f"/v1/ai/result?key=one&agent_id={other}", None),
     ]
 
 
-def an_agents(mine: str, tool: str, call_id: str) -> list[Asked]:
-    """The routes that are an agent's, where they are about itself."""
+def an_agents(
+    mine: str, tool: str, call_id: str, leases: tuple[str, str, str] = ("lease_x", "lease_x", "lease_x")
+) -> list[Asked]:
+    """The routes that are an agent's, where they are about itself; `leases` are its own, of one, two, three."""
+    one, two, three = leases
     return [
+        ("POST", "/v1/check-lock", {"key": "one"}),
+        ("POST", "/v1/ai/lease", {"key": "one"}),
+        ("POST", "/v1/ai/extend", {"key": "one", "lease_id": one}),
+        ("POST", "/v1/ai/complete", {"key": "one", "lease_id": one}),
+        ("POST", "/v1/ai/fail", {"key": "two", "lease_id": two, "error_code": "bad"}),
+        ("POST", "/v1/ai/cancel", {"key": "three", "lease_id": three}),
+        ("GET", "/v1/ai/status?key=one", None),
+        ("GET", "/v1/ai/result?key=one", None),
         ("GET", "/v1/tools", None),
         ("GET", f"/v1/tools/{tool}", None),
         ("GET", "/v1/me", None),
@@ -125,7 +138,10 @@ async def test_an_agents_key_is_denied_what_is_an_operators_or_another_agents(
     assert before.changes_to(await everything_in(scene.first.redis_url)) == []
     assert len(tool.received) == 2
 
-    for method, path, body in an_agents(scene.agent, name, own):
+    leases = [
+        (await agent.post("/v1/ai/lease", json={"key": key})).json()["lease_id"] for key in ("one", "two", "three")
+    ]
+    for method, path, body in an_agents(scene.agent, name, own, (leases[0], leases[1], leases[2])):
         assert (await agent.request(method, path, json=body)).status_code == 200, (method, path)
 
 

@@ -19,6 +19,7 @@ from interlock.governance.v1 import (
     admin_pb2_grpc,
     configuration_pb2_grpc,
     governance_pb2_grpc,
+    locks_pb2_grpc,
     namespaces_pb2_grpc,
     timeline_pb2_grpc,
 )
@@ -58,6 +59,7 @@ class EngineClient:
         self.configuration = configuration_pb2_grpc.ConfigurationStub(self.channel)
         self.account = account_pb2_grpc.AccountStub(self.channel)
         self.timelines = timeline_pb2_grpc.TimelinesStub(self.channel)
+        self.locks = locks_pb2_grpc.LocksStub(self.channel)
         self.namespaces = namespaces_pb2_grpc.NamespacesStub(self.channel)
 
     def speaking_with(self, key: str) -> "EngineClient":

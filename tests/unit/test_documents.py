@@ -232,6 +232,20 @@ KINDS = {
 }
 
 
+OF_LEASES = {
+    "not_found": Kind.NOT_FOUND,
+    **dict.fromkeys(("lease_not_held", "lease_settled", "duplicate"), Kind.CONFLICT),
+}
+
+
+def test_the_statuses_of_locks_and_leases_are_those_that_are_sent() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section(ERRORS, "On locks and leases"), re.MULTILINE)
+    assert {reason: int(status) for reason, status in rows} == {
+        reason: answer_of(BY_KIND[kind](reason, "…")).status for reason, kind in OF_LEASES.items()
+    }
+    assert {answer_of(DeniedError(reason, "…")).status for reason in ("kill_switch", "agent_disabled")} == {423}
+
+
 def test_the_statuses_of_operators_routes_are_those_that_are_sent() -> None:
     rows = re.findall(r"^\| `(\w+)` \| (\d+) \|", section(ERRORS, "On operators' routes only"), re.MULTILINE)
     assert {reason: int(status) for reason, status in rows} == {

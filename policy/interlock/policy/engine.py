@@ -21,6 +21,8 @@ from interlock.governance.v1 import (
     configuration_pb2_grpc,
     governance_pb2,
     governance_pb2_grpc,
+    locks_pb2,
+    locks_pb2_grpc,
     namespaces_pb2,
     namespaces_pb2_grpc,
     timeline_pb2,
@@ -34,6 +36,8 @@ from interlock.policy.degraded import DegradedCalls
 from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge, SwitchRecorder
 from interlock.policy.learning import Learning
+from interlock.policy.lock_ports import Locks
+from interlock.policy.locking import Locking
 from interlock.policy.model import DEFAULT_NAMESPACE, ApiKey, Identity, Role
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory, Held, Ledger, Overview, Quotas, Trails
@@ -48,6 +52,7 @@ from interlock.policy.services.calls import AuditService, CallsService
 from interlock.policy.services.configuration import ConfigurationService
 from interlock.policy.services.governance import GovernanceService
 from interlock.policy.services.keys import KeysService
+from interlock.policy.services.locks import LocksService
 from interlock.policy.services.namespaces import NamespacesService
 from interlock.policy.services.policies import PoliciesService
 from interlock.policy.services.timelines import TimelinesService
@@ -67,6 +72,7 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *namespaces_pb2.DESCRIPTOR.services_by_name.values(),
     *account_pb2.DESCRIPTOR.services_by_name.values(),
     *timeline_pb2.DESCRIPTOR.services_by_name.values(),
+    *locks_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -100,6 +106,9 @@ class Store(Protocol):
     @property
     def timeline(self) -> Timeline: ...
 
+    @property
+    def locks(self) -> Locks: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
@@ -126,6 +135,7 @@ class Engine:
         self._quotas = store.quotas
         self._accounts = store.accounts
         self._timelines = TimelinesService(store.timeline, self._knowledge, token)
+        self._locking = Locking(store.locks, store.directory, self._knowledge, self._plans, rates)
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
         self._governance = GovernanceService(
             Authorizer(self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow),
@@ -175,6 +185,7 @@ class Engine:
         account = AccountService(self._accounts, knowledge, self._plans)
         account_pb2_grpc.add_AccountServicer_to_server(account, server)
         timeline_pb2_grpc.add_TimelinesServicer_to_server(self._timelines, server)
+        locks_pb2_grpc.add_LocksServicer_to_server(LocksService(self._locking), server)
         self.register_health(server)
 
     def reconciler(self, asker: Asker, recorder: Recorder) -> Reconciler:
@@ -198,11 +209,13 @@ class Engine:
         await self._health.enter_graceful_shutdown()
         self._governance.drain()
         self._following.drain()
+        self._locking.drain()
 
     async def close(self) -> None:
         await self._stop_watching()
         await self._learning.close()
         await self._waits.close()
+        await self._locking.close()
 
     async def bootstrap(self, key: str) -> bool:
         """Creates the first admin key of the default namespace. False if that key existed before, revoked or not."""

@@ -20,9 +20,10 @@ class Plan:
     max_ttl_s: int = 30 * DAY_S
     requests_per_minute: int | None = None
     features: frozenset[Feature] | None = None
+    check_locks_per_month: int | None = None
 
     def ttl_s(self, asked: int | None) -> int:
-        """How long a tool's successes are replayed that asks for so long, or does not say."""
+        """How long what asks for so long, or does not say, is kept: a tool's successes, a lock, a lease."""
         return min(self.default_ttl_s if asked is None else asked, self.max_ttl_s)
 
     def require(self, feature: Feature) -> None:

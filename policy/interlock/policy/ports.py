@@ -237,8 +237,8 @@ class RunReservation:
 class MonthUsage:
     """A month (YYYY-MM, UTC) as it was at a time (unix ms).
 
-    `reserved` are its runs as a plan with a limit counts them, `let_through` those that the agents have counted, under
-    whatever plan.
+    `reserved` are its runs as a plan with a limit counts them; `let_through` the calls that the agents have counted and
+    the leases that were acquired, under whatever plan.
     """
 
     month: str

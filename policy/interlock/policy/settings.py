@@ -58,10 +58,15 @@ class PlanSettings(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     tools: int | None = Field(None, ge=0, le=MAX_COUNT, description="Registered tools")
-    runs_per_month: int | None = Field(None, ge=0, le=MAX_COUNT, description="Calls let through in a UTC month")
+    runs_per_month: int | None = Field(
+        None, ge=0, le=MAX_COUNT, description="Calls let through, and leases and keyed runs acquired, in a UTC month"
+    )
+    check_locks_per_month: int | None = Field(None, ge=0, le=MAX_COUNT, description="Check-locks that lock, likewise")
     requests_per_minute: int | None = Field(None, ge=1, le=MAX_COUNT, description="Requests in any 60 s, of all keys")
-    default_ttl_s: int = Field(DAY_S, ge=1, le=30 * DAY_S, description="Replay of tools that do not say how long, s")
-    max_ttl_s: int = Field(30 * DAY_S, ge=1, le=30 * DAY_S, description="Replay at most, s; longer ones are cut to it")
+    default_ttl_s: int = Field(
+        DAY_S, ge=1, le=30 * DAY_S, description="Of replays, locks and leases that do not say how long, s"
+    )
+    max_ttl_s: int = Field(30 * DAY_S, ge=1, le=30 * DAY_S, description="And at most, s; longer ones are cut to it")
     features: frozenset[Feature] | None = Field(None, description="What may be used; left out, everything")
 
     @model_validator(mode="after")

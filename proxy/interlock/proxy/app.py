@@ -137,7 +137,13 @@ class Sidecar:
         return traces
 
     def _api(self, destinations: Destinations, bodies: LargeBodies) -> Api:
-        api = Api.over(self._channel, destinations, bodies, max_body_bytes=self._settings.max_body_bytes)
+        api = Api.over(
+            self._channel,
+            destinations,
+            bodies,
+            max_body_bytes=self._settings.max_body_bytes,
+            duplicates_conflict=self._settings.duplicates_conflict,
+        )
         self._end_streams = api.draining.set
         return api
 

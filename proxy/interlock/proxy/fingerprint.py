@@ -51,6 +51,12 @@ def fingerprint(
     return Fingerprint(call=call.digest(), arguments=arguments)
 
 
+def digest_of(json: bytes) -> bytes:
+    """SHA-256 of a JSON text's canonical form (RFC 8785), or of the text itself if a number in it has none."""
+    canonical = _canonical(json, ())
+    return sha256(json if canonical is None else canonical).digest()
+
+
 def _field(value: str) -> bytes:
     """A field behind its length, so that no two lists of fields make the same bytes."""
     raw = value.encode("utf-8", "surrogatepass")  # keeps what a raw path holds of bytes that are not UTF-8

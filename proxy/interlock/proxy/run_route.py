@@ -33,8 +33,6 @@ TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 JSON_CONTENT_TYPE = "application/json"
 MAX_RUN_ID_BYTES = 256
 
-_SPACE = " \t\n\r"
-
 
 class RunBody(Body):
     """The tool mode of `POST /v1/ai/run`."""
@@ -117,7 +115,7 @@ def _run_of(body: bytes) -> tuple[RunBody, bytes]:
         run = RunBody.model_validate(value)
     except ValidationError as error:
         raise _invalid(error) from None
-    return run, member_source(body.decode(), "args").encode()
+    return run, strict_json.member_source(body.decode(), "args").encode()
 
 
 def _check_mode(value: object) -> None:
@@ -146,28 +144,6 @@ def _run_id(value: object) -> str:
     """The `run_id` argument if it can name a timeline."""
     fits = isinstance(value, str) and len(value.encode()) <= MAX_RUN_ID_BYTES and value.isprintable()
     return str(value) if fits else ""
-
-
-def member_source(text: str, name: str) -> str:
-    """The JSON text of one member of an object that is known to be valid, or nothing if it has no such member."""
-    decoder, at = json.JSONDecoder(), text.index("{")
-    while text[at] != "}":
-        key_at = text.find('"', at + 1)
-        if key_at < 0:
-            break
-        key, at = decoder.raw_decode(text, key_at)
-        start = _after_space(text, text.index(":", at) + 1)
-        _, end = decoder.raw_decode(text, start)
-        if key == name:
-            return text[start:end]
-        at = _after_space(text, end)
-    return ""
-
-
-def _after_space(text: str, at: int) -> int:
-    while text[at] in _SPACE:
-        at += 1
-    return at
 
 
 def _compact(value: object) -> bytes:

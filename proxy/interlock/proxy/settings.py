@@ -163,4 +163,7 @@ class SidecarSettings(BaseModel):
     )
     engine: EngineLink = Field(default_factory=EngineLink, description="The governance engine")
     traces: TracesSettings | None = Field(None, description="Traces by OpenTelemetry; none without this")
+    duplicates_conflict: bool = Field(
+        False, description="A check-lock of a key that is locked is answered 409 instead of 200"
+    )
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")

@@ -10,6 +10,8 @@ from interlock.governance.errors import InvalidRequestError
 
 JsonValue: TypeAlias = "dict[str, JsonValue] | list[JsonValue] | str | int | float | bool | None"
 
+_SPACE = " \t\n\r"
+_STRING_OR_SPACE = re.compile(r'("(?:[^"\\]|\\.)*+")|[ \t\n\r]++')
 _SURROGATE_ESCAPE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -47,6 +49,33 @@ def parse(raw: bytes, *, max_depth: int = 100, parse_float: Callable[[str], Any]
     if raw.count(b"[") + raw.count(b"{") > max_depth and _is_deeper(value, max_depth):
         raise _too_deep(max_depth)
     return value
+
+
+def member_source(text: str, name: str) -> str:
+    """The JSON text of one member of an object that is known to be valid, or nothing if it has no such member."""
+    decoder, at = json.JSONDecoder(), text.index("{")
+    while text[at] != "}":
+        key_at = text.find('"', at + 1)
+        if key_at < 0:
+            break
+        key, at = decoder.raw_decode(text, key_at)
+        start = _after_space(text, text.index(":", at) + 1)
+        _, end = decoder.raw_decode(text, start)
+        if key == name:
+            return text[start:end]
+        at = _after_space(text, end)
+    return ""
+
+
+def _after_space(text: str, at: int) -> int:
+    while text[at] in _SPACE:
+        at += 1
+    return at
+
+
+def compact(text: str) -> str:
+    """A valid JSON text without the space that says nothing; every number and string stays as it is written."""
+    return _STRING_OR_SPACE.sub(lambda found: found[1] or "", text)
 
 
 @cache

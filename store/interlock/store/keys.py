@@ -36,7 +36,9 @@ In the slot of a namespace, `il:{ns}:â€¦`, and above all of them, `il:{WORLD}:â€
 | `namespace`    | hash   | plan, default policy, when made and deleted    | for ever (a name is given once)    |
 | `tools`        | hash   | tools by `scope|name`, and their revisions     | until deleted                      |
 | `switch` *     | hash   | the kill switch                                | until changed                      |
-| `usage`        | hash   | runs by month, of a plan that limits them      | 13 months                          |
+| `usage`        | hash   | what was used, by month (include/usage.lua)    | 13 months                          |
+| `lock:<digest>` | hash  | the lock of one key                            | its TTL                            |
+| `lease:<digest>` | hash | the lease of one key, and its result           | 7 days after it ran out or was settled |
 | `run:<agent>:<attempt>` | string | the month a run was reserved in       | till it is settled, or the month's end |
 | `requests`     | hash   | requests of 61 seconds, of a plan that limits them | 62 seconds after the last      |
 | `request:<agent>:<attempt>` | string | that an attempt is among them       | 130 seconds                        |
@@ -75,6 +77,8 @@ from interlock.policy.model import Scope
 PREFIX = "il"
 WORLD = "WORLD"
 SETTLED_CHANNEL = f"{PREFIX}:settled"
+LEASES_CHANNEL = f"{PREFIX}:leases"
+"""On it stand the digests of leases, as they are settled."""
 CHANGED_CHANNEL = f"{PREFIX}:changed"
 """On it stand the names of namespaces, or WORLD, as their epochs are raised."""
 AGENT_TTL_MS = 400 * 86_400_000

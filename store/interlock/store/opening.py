@@ -10,6 +10,7 @@ from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
 from interlock.store.held import RedisHeld
 from interlock.store.ledger import RedisLedger
+from interlock.store.locks import RedisLocks
 from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
 from interlock.store.requests import RedisRequests
@@ -31,6 +32,7 @@ class Store:
     accounts: RedisAccounts
     requests: RedisRequests
     timeline: RedisTimeline
+    locks: RedisLocks
 
 
 @asynccontextmanager
@@ -55,6 +57,7 @@ async def open_store(
             RedisAccounts(connection),
             RedisRequests(connection),
             RedisTimeline(connection),
+            RedisLocks(connection),
         )
     finally:
         await trails.close()

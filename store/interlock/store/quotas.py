@@ -36,9 +36,11 @@ class RedisQuotas:
         at_ms = unix_ms(time_reply)
         month = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
         scopes = [Scope(namespace, member.decode()) for member in members]
+        usage = keys.of_namespace(namespace, "usage")
         reserved, *counted = await self._redis.ask(
             "month",
-            ("HGET", keys.of_namespace(namespace, "usage"), month),
+            ("HGET", usage, month),
+            ("HGET", usage, f"leases:{month}"),
             *(("HGET", keys.of_agent(scope, "days"), f"m:{month}") for scope in scopes),
         )
         return MonthUsage(month, at_ms, int(reserved or 0), sum(int(count or 0) for count in counted))

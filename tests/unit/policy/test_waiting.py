@@ -87,5 +87,11 @@ async def test_a_call_is_not_over_because_redis_is_away(
 async def test_nothing_is_kept_of_a_call_that_is_over(waits: Waits, ledger: OneCall) -> None:
     ledger.left_ms = 0
     assert await waits.until_over(AGENT, CALL, 30_000)
-    await asyncio.gather(*waits._watchers.values())
-    assert not waits._over
+    assert not waits._watched
+
+
+async def test_what_nobody_waits_for_is_not_looked_at(waits: Waits, ledger: OneCall) -> None:
+    """A lease may be held for weeks."""
+    assert not await waits.until_over(AGENT, CALL, 10)
+    assert not waits._watched
+    assert not [task for task in asyncio.all_tasks() if "_watch" in repr(task.get_coro()) and not task.cancelling()]

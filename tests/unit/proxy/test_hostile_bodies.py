@@ -85,7 +85,7 @@ async def test_an_agents_large_bodies_hold_up_neither_calls_nor_names(
 
 @pytest.mark.parametrize(
     ("place", "name", "path", "body"),
-    [(visit, "_judged", "/v1/policies/a", LARGE), (run_route, "_run_of", "/v1/ai/run", RUN)],
+    [(visit, "judged", "/v1/policies/a", LARGE), (run_route, "_run_of", "/v1/ai/run", RUN)],
     ids=["api", "run"],
 )
 async def test_bodies_that_nobody_vouches_for_are_read_beside_the_loop_and_only_so_many(

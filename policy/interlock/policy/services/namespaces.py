@@ -195,6 +195,7 @@ def plan_message(plan: Plan) -> pb.Plan:
         has_features=plan.features is not None,
         features=sorted(plan.features or ()),
         requests_per_minute=plan.requests_per_minute,
+        check_locks_per_month=plan.check_locks_per_month,
     )
 
 

@@ -121,12 +121,13 @@ class Plan(_message.Message):
     HAS_FEATURES_FIELD_NUMBER: _builtins.int
     FEATURES_FIELD_NUMBER: _builtins.int
     REQUESTS_PER_MINUTE_FIELD_NUMBER: _builtins.int
+    CHECK_LOCKS_PER_MONTH_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """Its name in the engine's configuration."""
     tools: _builtins.int
     """Registered tools."""
     runs_per_month: _builtins.int
-    """Governed calls let through in a UTC month."""
+    """Governed calls let through, and leases and keyed runs acquired, in a UTC month."""
     default_ttl_s: _builtins.int
     """How long a tool's successes are replayed if it does not say, s."""
     max_ttl_s: _builtins.int
@@ -135,6 +136,8 @@ class Plan(_message.Message):
     """Whether `features` holds: absent is all of them."""
     requests_per_minute: _builtins.int
     """Requests in any 60 seconds, of all keys and agents."""
+    check_locks_per_month: _builtins.int
+    """Check-locks that lock, in a UTC month."""
     @_builtins.property
     def features(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`budgets`, `blocklist`, `per_tool_limits`, `logs`, `metrics`, `allowlist`, `kill_switch`, `anomaly_detection`."""
@@ -150,17 +153,22 @@ class Plan(_message.Message):
         has_features: _builtins.bool = ...,
         features: _abc.Iterable[_builtins.str] | None = ...,
         requests_per_minute: _builtins.int | None = ...,
+        check_locks_per_month: _builtins.int | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "requests_per_minute", b"requests_per_minute", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_check_locks_per_month", b"_check_locks_per_month", "_requests_per_minute", b"_requests_per_minute", "_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "check_locks_per_month", b"check_locks_per_month", "requests_per_minute", b"requests_per_minute", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute", "_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "default_ttl_s", b"default_ttl_s", "features", b"features", "has_features", b"has_features", "max_ttl_s", b"max_ttl_s", "name", b"name", "requests_per_minute", b"requests_per_minute", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_check_locks_per_month", b"_check_locks_per_month", "_requests_per_minute", b"_requests_per_minute", "_runs_per_month", b"_runs_per_month", "_tools", b"_tools", "check_locks_per_month", b"check_locks_per_month", "default_ttl_s", b"default_ttl_s", "features", b"features", "has_features", b"has_features", "max_ttl_s", b"max_ttl_s", "name", b"name", "requests_per_minute", b"requests_per_minute", "runs_per_month", b"runs_per_month", "tools", b"tools"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType__check_locks_per_month: _TypeAlias = _typing.Literal["check_locks_per_month"]  # noqa: Y015
+    _WhichOneofArgType__check_locks_per_month: _TypeAlias = _typing.Literal["_check_locks_per_month", b"_check_locks_per_month"]  # noqa: Y015
     _WhichOneofReturnType__requests_per_minute: _TypeAlias = _typing.Literal["requests_per_minute"]  # noqa: Y015
     _WhichOneofArgType__requests_per_minute: _TypeAlias = _typing.Literal["_requests_per_minute", b"_requests_per_minute"]  # noqa: Y015
     _WhichOneofReturnType__runs_per_month: _TypeAlias = _typing.Literal["runs_per_month"]  # noqa: Y015
     _WhichOneofArgType__runs_per_month: _TypeAlias = _typing.Literal["_runs_per_month", b"_runs_per_month"]  # noqa: Y015
     _WhichOneofReturnType__tools: _TypeAlias = _typing.Literal["tools"]  # noqa: Y015
     _WhichOneofArgType__tools: _TypeAlias = _typing.Literal["_tools", b"_tools"]  # noqa: Y015
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__check_locks_per_month) -> _WhichOneofReturnType__check_locks_per_month | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__requests_per_minute) -> _WhichOneofReturnType__requests_per_minute | None: ...
     @_typing.overload
@@ -183,7 +191,7 @@ class Usage(_message.Message):
     month: _builtins.str
     """The UTC month, YYYY-MM."""
     runs: _builtins.int
-    """Governed calls let through in it."""
+    """Governed calls let through, and leases and keyed runs acquired, in it."""
     month_resets_in_ms: _builtins.int
     """Until the next month begins, ms."""
     tools: _builtins.int

@@ -29,6 +29,8 @@ class Limits(Answer):
     """Registered tools."""
     runs_per_month: int | None
     """Governed calls let through, leases and runs in a UTC month."""
+    check_locks_per_month: int | None
+    """Check-locks that lock, in a UTC month."""
     requests_per_minute: int | None
     """Requests in any 60 seconds, of all keys."""
     default_ttl_s: int
@@ -99,6 +101,7 @@ def limits_of(plan: namespaces_pb2.Plan) -> Limits:
     return Limits(
         tools=plan.tools if plan.HasField("tools") else None,
         runs_per_month=plan.runs_per_month if plan.HasField("runs_per_month") else None,
+        check_locks_per_month=plan.check_locks_per_month if plan.HasField("check_locks_per_month") else None,
         requests_per_minute=plan.requests_per_minute if plan.HasField("requests_per_minute") else None,
         default_ttl_s=plan.default_ttl_s,
         max_ttl_s=plan.max_ttl_s,

@@ -33,6 +33,9 @@ STATUS_OF_REASON = {
     "payment_required": 402,
     "request_timeout": 408,
     "body_too_large": 413,
+    # The stock client takes every other 403 for an invalid key. 409 would tell it that a key is locked.
+    "kill_switch": 423,
+    "agent_disabled": 423,
     # Nothing about a value: the request is not for this server, or not for any.
     "expectation_failed": 417,
     "host_not_allowed": 421,

@@ -21,6 +21,8 @@ class Plan(Answer):
     """Tools that may be registered."""
     runs_per_month: int | None
     """Calls let through, leases and runs in a calendar month (UTC)."""
+    check_locks_per_month: int | None
+    """Check-locks that lock, in a UTC month."""
     requests_per_minute: int | None
     """Requests in any 60 seconds, of all keys."""
     default_ttl_s: int
@@ -36,6 +38,7 @@ class Plan(Answer):
             name=plan.name,
             tools=plan.tools if plan.HasField("tools") else None,
             runs_per_month=plan.runs_per_month if plan.HasField("runs_per_month") else None,
+            check_locks_per_month=plan.check_locks_per_month if plan.HasField("check_locks_per_month") else None,
             requests_per_minute=plan.requests_per_minute if plan.HasField("requests_per_minute") else None,
             default_ttl_s=plan.default_ttl_s,
             max_ttl_s=plan.max_ttl_s,

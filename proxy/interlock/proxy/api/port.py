@@ -6,7 +6,13 @@ from typing import TYPE_CHECKING, Self
 
 from grpc import aio
 
-from interlock.governance.v1 import account_pb2_grpc, configuration_pb2_grpc, namespaces_pb2_grpc, timeline_pb2_grpc
+from interlock.governance.v1 import (
+    account_pb2_grpc,
+    configuration_pb2_grpc,
+    locks_pb2_grpc,
+    namespaces_pb2_grpc,
+    timeline_pb2_grpc,
+)
 from interlock.governance.v1 import admin_pb2_grpc as rpc
 from interlock.proxy.destinations import Destinations
 from interlock.proxy.large_bodies import LargeBodies
@@ -24,6 +30,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
         ToolsAsyncStub,
     )
     from interlock.governance.v1.configuration_pb2_grpc import ConfigurationAsyncStub
+    from interlock.governance.v1.locks_pb2_grpc import LocksAsyncStub
     from interlock.governance.v1.namespaces_pb2_grpc import NamespacesAsyncStub
     from interlock.governance.v1.timeline_pb2_grpc import TimelinesAsyncStub
 
@@ -50,11 +57,14 @@ class Api:
     namespaces: "NamespacesAsyncStub"
     account: "AccountAsyncStub"
     timelines: "TimelinesAsyncStub"
+    locks: "LocksAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
     max_body_bytes: int
     max_apply_bytes: int
     timeout_s: float
+    duplicates_conflict: bool = False
+    """Whether a check-lock of a locked key is answered 409."""
     draining: asyncio.Event = field(default_factory=asyncio.Event)
 
     @classmethod
@@ -66,6 +76,7 @@ class Api:
         *,
         max_body_bytes: int = MAX_BODY_BYTES,
         timeout_s: float = 5.0,
+        duplicates_conflict: bool = False,
     ) -> Self:
         """The API over a channel to the engine, remote or in this process."""
         return cls(
@@ -80,9 +91,11 @@ class Api:
             namespaces=namespaces_pb2_grpc.NamespacesStub(channel),
             account=account_pb2_grpc.AccountStub(channel),
             timelines=timeline_pb2_grpc.TimelinesStub(channel),
+            locks=locks_pb2_grpc.LocksStub(channel),
             destinations=destinations,
             bodies=bodies,
             max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),
             max_apply_bytes=max_body_bytes,
             timeout_s=timeout_s,
+            duplicates_conflict=duplicates_conflict,
         )

@@ -14,6 +14,8 @@ from interlock.proxy.api import (
     calls,
     following,
     keys,
+    leases,
+    locks,
     namespaces,
     policies,
     switches,
@@ -32,6 +34,8 @@ ANSWER: TypeAdapter[object] = TypeAdapter(object)
 
 OPERATIONS: tuple[Operation, ...] = (
     *account.OPERATIONS,
+    *locks.OPERATIONS,
+    *leases.OPERATIONS,
     *tools.OPERATIONS,
     *policies.OPERATIONS,
     *agents.OPERATIONS,

@@ -52,7 +52,7 @@ class Visit:
     async def body(self, model: type[Model], max_bytes: int | None = None) -> Model:
         """The body, read up to the limit and validated; an empty one is `{}`. Raises InvalidRequestError, `busy`."""
         raw = await read_body(self.request, max_bytes or self.api.max_body_bytes)
-        return await self.api.bodies.read(raw, self.credential, partial(_judged, model, raw))
+        return await self.api.bodies.read(raw, self.credential, partial(judged, model, raw))
 
     def query(self, model: type[Model]) -> Model:
         """The query, validated. Raises InvalidFieldsError, also for parameters that are unknown."""
@@ -69,7 +69,8 @@ class Visit:
             raise _invalid(error, "path", name) from None
 
 
-def _judged(model: type[Model], raw: bytes) -> Model:
+def judged(model: type[Model], raw: bytes) -> Model:
+    """A body, validated; an empty one is `{}`. Raises InvalidRequestError."""
     try:
         return model.model_validate(strict_json.parse(raw, parse_float=exact) if raw else {})
     except ValidationError as error:

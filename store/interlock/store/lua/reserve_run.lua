@@ -7,16 +7,12 @@
 --
 -- include: clock
 -- include: month
-local MONTHS_KEPT, LONGEST_MONTH_MS = 13, 31 * 86400000
+-- include: usage
+local LONGEST_MONTH_MS = 31 * 86400000
 local now = clock(KEYS[3])
 local month, limit = month_of(now), tonumber(ARGV[1])
-local used = tonumber(redis.call('HGET', KEYS[1], month) or 0)
-if redis.call('EXISTS', KEYS[2]) == 1 then return { '1', int(used), int(now) } end
-if limit >= 0 and used >= limit then return { '0', int(used), int(now) } end
-if used == 0 then
-  local months = redis.call('HKEYS', KEYS[1])
-  table.sort(months)
-  for i = 1, #months - MONTHS_KEPT + 1 do redis.call('HDEL', KEYS[1], months[i]) end
-end
+local runs = used(KEYS[1], '', month)
+if redis.call('EXISTS', KEYS[2]) == 1 then return { '1', int(runs), int(now) } end
+if limit >= 0 and runs >= limit then return { '0', int(runs), int(now) } end
 redis.call('SET', KEYS[2], month, 'PX', LONGEST_MONTH_MS)
-return { '1', int(redis.call('HINCRBY', KEYS[1], month, 1)), int(now) }
+return { '1', int(count(KEYS[1], '', month, 1)), int(now) }
