@@ -53,6 +53,7 @@ class Question:
     run_id: str
     will_wait: bool
     awaited_call_id: str
+    part_of_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,7 +188,7 @@ class Authorizer:
             self._knowledge.learn(scope, result.policy)
             return None
         if result.decision.basis != result.epochs:
-            await self._ledger.withdraw(scope, question.attempt_id, tool.name, result.decision)
+            await self._ledger.withdraw(scope, question.attempt_id, tool.name, result.decision, question.run_id)
             await self._knowledge.refresh(scope.namespace)
             return None
         return _as_judged(case, result.decision, quota)
@@ -301,6 +302,8 @@ def _reservation(question: Question, case: _Case) -> Reservation:
         basis=case.standing.snapshot.epochs,
         facts=_facts(question, case, key),
         repeatable=repeatable,
+        run_id=question.run_id,
+        part_of_run=question.part_of_run,
     )
 
 

@@ -97,6 +97,7 @@ class DegradedCalls:
             failure=told.failure,
             answer=told.answer,
             facts=_facts(told, api_key),
+            run_id=told.run_id,
         )
         taken = await self._ledger.record_degraded(call)
         if taken.recorded:

@@ -306,7 +306,10 @@ class Ruling:
 
 @dataclass(frozen=True, slots=True)
 class Permit:
-    """A reservation. `lease_ms` counts from before Authorize was sent; `fence` grows with every reservation."""
+    """A reservation. `lease_ms` counts from before Authorize was sent; `fence` grows with every reservation.
+
+    `run_id` is empty for a call of no run.
+    """
 
     scope: Scope
     tool: str
@@ -315,6 +318,7 @@ class Permit:
     fence: int
     attempt_id: str
     lease_ms: int
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,7 +42,8 @@ class Reservation:
     `switch_reason` and `rule_reason` are the engine's rulings, empty for no objection. A call that is not `repeatable`
     can never come again under its key. `quota_reason` says that the namespace's plan leaves no room for it, which
     matters only if it would cost something. `facts` is a JSON object kept with the event. `basis` and `policy_version`
-    say what the rulings rest on.
+    say what the rulings rest on. A call of a run (`run_id`) is told of in its timeline; `part_of_run`: others tell of
+    the run's beginning and end.
     """
 
     scope: Scope
@@ -64,6 +65,8 @@ class Reservation:
     facts: str
     repeatable: bool = True
     quota_reason: str = ""
+    run_id: str = ""
+    part_of_run: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,6 +92,7 @@ class DegradedCall:
     failure: str
     answer: Answer | None
     facts: str
+    run_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +148,7 @@ class Ledger(Protocol):
     async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
         """Decides a call and records the decision, in one step. The same attempt gets the same decision."""
 
-    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision) -> None:
+    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision, run_id: str = "") -> None:
         """Takes a decision back that rests on epochs which have moved."""
 
     async def abandon(self, scope: Scope, attempt_id: str) -> None:

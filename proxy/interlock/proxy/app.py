@@ -37,6 +37,7 @@ from interlock.proxy.settings import SidecarSettings
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.intercept import check_target
 from interlock.proxy.tools_route import ToolsRoute, problem_errors
+from interlock.proxy.unknown_tools import UnknownTools
 from interlock.proxy.upstream import Upstream
 
 log = structlog.get_logger()
@@ -91,7 +92,8 @@ class Sidecar:
         self._closing.append(bodies.close)
         ways_out = (upstream, rpc_upstream, Credentials(tokens))
         stages = stages_of(engine, *ways_out, spool, abandoning, outage, bodies.of_known, self._metrics)
-        self._pipeline = Pipeline(stages, self._metrics, outage.ended, self._traces())
+        failed = UnknownTools(engine).tell
+        self._pipeline = Pipeline(stages, self._metrics, outage.ended, self._traces(), failed)
         self._closing.append(self._pipeline.close)
         own_key = self._settings.agent_key.get_secret_value() if self._settings.agent_key else ""
         tools = ToolsRoute(self._pipeline, own_key, self._settings.max_body_bytes)

@@ -67,8 +67,8 @@ class Ask:
     """What an agent asks for, whichever way it came. `subpath`, `query` and `arguments` are raw.
 
     `path` is what the fingerprint knows the call by. `agent_id` is empty for an agent's own key. `traced_by_argument`
-    says that the arguments' `run_id` is tracing, unless the tool makes an argument of it. `wider_tool` is meant if
-    `tool` does not exist.
+    says that the arguments' `run_id` is tracing, unless the tool makes an argument of it; `part_of_run` that others
+    tell of the run's beginning and end. `wider_tool` is meant if `tool` does not exist.
     """
 
     tool: str = ""
@@ -86,6 +86,7 @@ class Ask:
     spend_micros: int = 0
     run_id: str = ""
     traced_by_argument: bool = False
+    part_of_run: bool = False
     wait_s: float = 0.0
 
 

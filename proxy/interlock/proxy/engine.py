@@ -14,7 +14,9 @@ from grpc import aio
 from interlock.governance.errors import InterlockError, UnavailableError
 from interlock.governance.status import error_of
 from interlock.governance.v1 import governance_pb2 as pb
+from interlock.governance.v1 import timeline_pb2
 from interlock.governance.v1.governance_pb2_grpc import GovernanceStub
+from interlock.governance.v1.timeline_pb2_grpc import TimelinesStub
 from interlock.proxy.breaker import Breaker
 from interlock.proxy.exchange import Exchange, LostAnswerError, is_engines_word
 from interlock.proxy.metrics import Metrics
@@ -68,6 +70,7 @@ class Unary:
 
     def __init__(self, channel: aio.Channel, metadata: Metadata) -> None:
         self._stub = GovernanceStub(channel)
+        self._timelines = TimelinesStub(channel)
         self._metadata = metadata
 
     async def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> pb.AuthorizeResponse:
@@ -90,6 +93,11 @@ class Unary:
 
     async def record_degraded(self, request: pb.RecordDegradedRequest, within_s: float) -> pb.RecordDegradedResponse:
         return await self._call(self._stub.RecordDegraded, request, within_s)
+
+    async def record_unknown_tool(
+        self, request: timeline_pb2.RecordUnknownToolRequest, within_s: float
+    ) -> timeline_pb2.RecordUnknownToolResponse:
+        return await self._call(self._timelines.RecordUnknownTool, request, within_s)
 
     async def close(self) -> None:
         """Nothing is kept open."""
@@ -137,6 +145,9 @@ class EngineClient:
 
     async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonResponse:
         return await self._ask("abandon", self._unary.abandon, request)
+
+    async def record_unknown_tool(self, request: timeline_pb2.RecordUnknownToolRequest) -> None:
+        await self._ask("record_unknown_tool", self._unary.record_unknown_tool, request)
 
     async def deliver(self, kept: Kept) -> None:
         """Tells what the spool kept."""

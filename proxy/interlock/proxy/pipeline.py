@@ -76,8 +76,12 @@ class Pipeline:
         metrics: Metrics,
         ended: Callable[[Call], None] | None = None,
         traces: Traces | None = None,
+        failed: Callable[[Call, InterlockError], Awaitable[None]] | None = None,
     ) -> None:
-        """`ended` is told of each call when it is over, well or not."""
+        """`ended` is told of each call when it is over, well or not, and `failed` before that of one that a stage ended
+        in an error.
+        """
+        self._failed = failed
         self._traces = traces
         self._stages = stages
         self._ended = ended
@@ -134,6 +138,8 @@ class Pipeline:
         except InterlockError as error:
             self._metrics.decided("error", error.reason, call.tool.name)
             _tell_finished(call, error.reason, failed=True)
+            if self._failed is not None:
+                await self._failed(call, error)
             raise
         finally:
             if self._ended is not None:

@@ -11,8 +11,8 @@ TOLD = ("args_hash", "risk_level", "matched_rule", "method", "outcome", "status"
 """Of the facts of a decision or a settlement, what a timeline shows."""
 
 
-def event_of_call(kept: Mapping[str, Any], run_id: str, at_ms: int, number: int) -> TimelineEvent:
-    """One line. `number` tells it from the other lines of its strand."""
+def event_of_call(kept: Mapping[str, Any], run_id: str, second: int, at_ms: int, number: int) -> TimelineEvent:
+    """One line: when it happened (unix s) and was recorded (unix ms); `number` tells it from others of its strand."""
     call_id, facts = kept.get("call", ""), kept.get("facts", {})
     data = {name: kept[name] for name in ("decision", "policy_reason") if kept.get(name)}
     data |= {"http_status" if name == "status" else name: facts[name] for name in TOLD if name in facts}
@@ -22,7 +22,7 @@ def event_of_call(kept: Mapping[str, Any], run_id: str, at_ms: int, number: int)
         event_id=f"ev_{call_id.removeprefix('call_') or kept['attempt']}_{number}",
         run_id=run_id,
         type=kept["type"],
-        ts=at_ms // 1000,
+        ts=second,
         agent_id=kept["agent"],
         status=kept["status"],
         tool=kept["tool"],

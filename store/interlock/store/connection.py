@@ -65,17 +65,21 @@ class Connection:
         self, name: str, runs: Sequence[tuple[Sequence[str], Sequence[Argument]]], beside: Sequence[Command] = ()
     ) -> list[Any]:
         """Runs a script once for each keys and arguments, then the commands `beside`, in one write; as `run`."""
-        script = self._scripts[name]
-        commands = [*(("EVALSHA", script.sha, len(keys), *keys, *args) for keys, args in runs), *beside]
+        commands = [*(self.script(name, keys, args) for keys, args in runs), *beside]
         began = time.perf_counter()
         try:
             replies = await self._asked(commands)
-            if isinstance(replies[0], hiredis.ReplyError) and str(replies[0]).startswith("NOSCRIPT"):
-                await self._asked([("SCRIPT", "LOAD", script.source)])
+            if unknown := {command[1] for command, reply in zip(commands, replies, strict=True) if _no_script(reply)}:
+                sources = [script.source for script in self._scripts.values() if script.sha in unknown]
+                await self._asked([("SCRIPT", "LOAD", source) for source in sources])
                 replies = await self._asked(commands)
         finally:
             self._recorder.redis_call(name, time.perf_counter() - began)
         return _checked(name, replies)
+
+    def script(self, name: str, keys: Sequence[str], args: Sequence[Argument]) -> Command:
+        """A script as a command that may stand beside another one. All of them may be run again."""
+        return ("EVALSHA", self._scripts[name].sha, len(keys), *keys, *args)
 
     async def ask(self, operation: str, *commands: Command) -> list[Any]:
         """Runs commands in one write."""
@@ -157,6 +161,10 @@ def _subscriber(settings: RedisSettings) -> redis.Redis:
         retry=Retry(NoBackoff(), 0),
         **tls,
     )
+
+
+def _no_script(reply: object) -> bool:
+    return isinstance(reply, hiredis.ReplyError) and str(reply).startswith("NOSCRIPT")
 
 
 def _checked(operation: str, replies: Any) -> list[Any]:

@@ -29,6 +29,7 @@ FIELDS = (
     "tries",
     "facts",
     "left",
+    "run",
 )
 
 
@@ -80,7 +81,8 @@ def _held(scope: Scope, key: str, row: Sequence[Any], now_ms: int) -> HeldCall |
     record = {name: (value or b"").decode() for name, value in zip(FIELDS, row, strict=True)}
     if record["state"] not in ("in_flight", "unknown") or record["hold"] != "1":
         return None
-    permit = Permit(scope, record["tool"], key, record["call_id"], int(record["fence"]), record["attempt"], 0)
+    call_id, fence, attempt = record["call_id"], int(record["fence"]), record["attempt"]
+    permit = Permit(scope, record["tool"], key, call_id, fence, attempt, 0, record["run"])
     return HeldCall(
         permit=permit,
         unknown=record["state"] == "unknown",

@@ -18,7 +18,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `folds`        | hash   | refusals of a minute, counted                  | till read, 400 days after the last |
 | `export`       | hash   | how far each sink has got, points of the chain | 400 days after the last export     |
 | `timeline:<run>` | zset | what its calls wrote in a run, 5,000 lines at most | 7 days after the last            |
-| `running:<run>` | set   | its calls in that run that are not settled     | as above                           |
+| `running:<run>` | hash  | its calls in that run that are not settled     | as above                           |
 
 With an exporter in force, what it has not exported yet of `audit` is neither trimmed nor left to expire.
 
@@ -144,6 +144,11 @@ def strands(scope: Scope, run_id: str) -> list[str]:
     run = of_run(run_id)
     posted = of_namespace(scope.namespace, "timeline", scope.agent_id, run)
     return [posted, of_agent(scope, "timeline", run)] if scope.agent_id else [posted]
+
+
+def of_call_in_run(scope: Scope, run_id: str) -> list[str]:
+    """An agent's strand of a run and its calls that run in it: what scripts take for a call of a run, else nothing."""
+    return [of_agent(scope, part, of_run(run_id)) for part in ("timeline", "running")] if run_id else []
 
 
 def held() -> list[str]:

@@ -44,6 +44,7 @@ RECORD = (
     "first_seen",
     "tries",
     "status",
+    "run",
 )
 
 NO_ANSWER = Answer(status=0, kept=False)
@@ -60,7 +61,13 @@ class RedisLedger:
         scope = reservation.scope
         # The epochs are read after the script on the same connection: they are at least as new as what it saw.
         args = [*_authorize_args(reservation), self._trails.backlog_cap, reservation.quota_reason]
-        beside = [*keys.epoch_reads(scope.namespace), *_held_entry(reservation)]
+        if reservation.run_id:
+            args += [scope.agent_id, int(reservation.part_of_run), reservation.run_id]
+        beside = [
+            *keys.epoch_reads(scope.namespace),
+            *_held_entry(reservation),
+            *self._noted(scope, reservation.run_id),
+        ]
         reply, world, namespace, *_ = await self._redis.run("authorize", _authorize_keys(reservation), args, beside)
         self._trails.grew(scope)
         if reply[0] == b"ABANDONED":
@@ -69,12 +76,13 @@ class RedisLedger:
             return PolicyMoved(policy_from_json(int(reply[1]), reply[2]))
         return Decided(_decision(reservation, reply), _epochs(world, namespace))
 
-    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision) -> None:
+    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision, run_id: str = "") -> None:
         if decision.permit is not None:
             await self.settle(decision.permit, Outcome.NOT_SENT, None, "superseded", event="withdrawal", facts="{}")
             return
         at = [keys.of_agent(scope, part) for part in ("state", f"attempt:{attempt_id}", "audit", "folds")]
-        await self._redis.run("withdraw", at, [tool, decision.call_id, decision.verdict, "{}"])
+        args: list[Argument] = [tool, decision.call_id, decision.verdict, "{}", *([attempt_id] if run_id else [])]
+        await self._redis.run("withdraw", [*at, *keys.of_call_in_run(scope, run_id)], args)
         self._trails.grew(scope)
 
     async def abandon(self, scope: Scope, attempt_id: str) -> None:
@@ -104,7 +112,8 @@ class RedisLedger:
         scope = permit.scope
         _, state, opened, *rest = keys.of_decisions(scope)
         call, attempt = keys.of_agent(scope, "call", permit.key), keys.of_agent(scope, "attempt", permit.attempt_id)
-        at = [state, call, opened, attempt, *rest]
+        at = [state, call, opened, attempt, *rest, *keys.of_call_in_run(scope, permit.run_id)]
+        beside = [*(_not_looked_after(permit) if event == "resolution" else ()), *self._noted(scope, permit.run_id)]
         reply = await self._redis.run(
             "settle",
             at,
@@ -118,16 +127,18 @@ class RedisLedger:
                 facts,
                 permit.tool,
                 self._trails.backlog_cap,
+                *([scope.agent_id] if permit.run_id else []),
             ],
-            _not_looked_after(permit) if event == "resolution" else (),
+            beside,
         )
         self._trails.grew(scope)
         applied, now, charged = reply[0]
         return Settlement(applied == b"1", Outcome(now.decode()) if now else outcome, int(charged))
 
     async def record_degraded(self, call: DegradedCall) -> RecordedCall:
-        (reply,) = await self._redis.run(
-            "record_degraded", _degraded_keys(call), [*_degraded_args(call), self._trails.backlog_cap]
+        args = [*_degraded_args(call), self._trails.backlog_cap, *([call.scope.agent_id] if call.run_id else [])]
+        reply, *_ = await self._redis.run(
+            "record_degraded", _degraded_keys(call), args, self._noted(call.scope, call.run_id)
         )
         self._trails.grew(call.scope)
         return RecordedCall(bool(reply[0]), int(reply[1]))
@@ -165,6 +176,16 @@ class RedisLedger:
         async with self._redis.subscription(keys.SETTLED_CHANNEL) as messages:
             yield (message.decode() async for message in messages)
 
+    def _noted(self, scope: Scope, run_id: str) -> list[Command]:
+        """Notes that the agent has something in a run, for who reads it."""
+        if not run_id:
+            return []
+        return [
+            self._redis.script(
+                "note_run", keys.run_index(scope.namespace, scope.agent_id, run_id), [run_id, scope.agent_id]
+            )
+        ]
+
     async def _open_keys(self, scope: Scope) -> list[str]:
         (members,) = await self._redis.ask("open_calls", ("ZRANGE", keys.of_agent(scope, "open"), 0, -1))
         return [member.decode() for member in members]
@@ -181,7 +202,8 @@ def _authorize_keys(reservation: Reservation) -> list[str]:
     scope = reservation.scope
     config, state, opened, *rest = keys.of_decisions(scope)
     call, call_id = keys.of_agent(scope, "call", reservation.key), keys.of_agent(scope, "id", reservation.call_id)
-    return [config, state, call, opened, call_id, keys.of_agent(scope, "attempt", reservation.attempt_id), *rest]
+    attempt, run = keys.of_agent(scope, "attempt", reservation.attempt_id), reservation.run_id
+    return [config, state, call, opened, call_id, attempt, *rest, *keys.of_call_in_run(scope, run)]
 
 
 def _authorize_args(reservation: Reservation) -> list[str | int]:
@@ -220,7 +242,7 @@ def _degraded_keys(call: DegradedCall) -> list[str]:
         f"degraded:{call.attempt_id}",
     )
     at = [keys.of_agent(call.scope, part) for part in parts]
-    return [*at, *keys.windows(call.scope), *keys.trail(call.scope)[1:]]
+    return [*at, *keys.windows(call.scope), *keys.trail(call.scope)[1:], *keys.of_call_in_run(call.scope, call.run_id)]
 
 
 def _degraded_args(call: DegradedCall) -> list[Argument]:
@@ -281,7 +303,9 @@ def _decision(reservation: Reservation, reply: Sequence[Any]) -> Decision:
     permit = None
     if verdict == Verdict.EXECUTE:
         scope, tool, key = reservation.scope, reservation.tool, reservation.key
-        permit = Permit(scope, tool, key, call_id, fence, reservation.attempt_id, reservation.lease_ms)
+        permit = Permit(
+            scope, tool, key, call_id, fence, reservation.attempt_id, reservation.lease_ms, reservation.run_id
+        )
     failure, answer = _told(reply[11:])
     world, namespace = basis.split(".")
     return Decision(
@@ -328,7 +352,7 @@ def _call(scope: Scope, key: str, row: Sequence[bytes | None], now_ms: int) -> t
             tries=int(record["tries"]),
             status=int(record["status"] or 0),
         ),
-        Permit(scope, record["tool"], key, call_id, fence, record["attempt"], 0),
+        Permit(scope, record["tool"], key, call_id, fence, record["attempt"], 0, record["run"]),
     )
 
 

@@ -19,8 +19,8 @@ from interlock.store.pipe import Command
 
 PAGE = 100
 """Lines of a strand, or runs, in one reply: decisions travel on the same connection, and must not wait behind it."""
-PREFIX_LENGTH = 26
-"""A line begins with `<unix ms>-<line>`, 13 and 12 digits: by this, those of one second are ordered."""
+PREFIX_LENGTH = 27
+"""A line begins with `<unix ms>-<line> `, 13 and 12 digits: by this, those of one second are ordered."""
 PLACE = ("event_id", "run_id", "recorded_at_ms")
 """What an event has from where it stands, and not from its text."""
 
@@ -145,11 +145,11 @@ def _lines(flat: Sequence[bytes], run_id: str) -> list[Line]:
 
 
 def _event(line: Line) -> TimelineEvent:
-    _, member, run_id = line
+    second, member, run_id = line
     at_ms, _, number = member[: PREFIX_LENGTH - 1].decode().partition("-")
     kept: dict[str, Any] = json.loads(member[PREFIX_LENGTH:])
     if "event_id" not in kept:
-        return event_of_call(kept, run_id, int(at_ms), int(number))
+        return event_of_call(kept, run_id, second, int(at_ms), int(number))
     return TimelineEvent(run_id=run_id, recorded_at_ms=int(at_ms), **({"ts": int(at_ms) // 1000} | kept))
 
 

@@ -18,6 +18,7 @@ def fields(*headers: tuple[str, str]) -> RequestFields:
         "/tools/charge/a%20b/%C3%A9;v=1,2//c.d/...",
         '/tools/charge?q=%2F..%2e%00&x=<">|`{}^',
         "/tools/charge/a..b/.well-known/%2ehidden",
+        "/v1/runs/run%20x%2Fy%5c%252F",
     ],
 )
 def test_a_plain_target_passes(target: str) -> None:
@@ -33,6 +34,7 @@ def test_a_plain_target_passes(target: str) -> None:
         "/tools/charge/%2e%2E/refund",
         "/tools/charge/.%2e/refund",
         "/tools/charge/..;v=1/refund",
+        "/v1/runs/%00",
         "/tools/charge%2Frefund",
         "/tools/charge%2frefund",
         "/tools/charge%5Crefund",

@@ -14,7 +14,7 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1 import governance_pb2_grpc
 from interlock.policy import access
 from interlock.policy.answers import answer_of
-from interlock.policy.authorizing import Authorizer, ToolChanged
+from interlock.policy.authorizing import MAX_RUN_ID_BYTES, Authorizer, ToolChanged
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, CALL_KEY, NAMESPACE, TOOL_NAME, Tool
@@ -259,6 +259,7 @@ def check_permit(permit: pb.Permit) -> None:
         "key": not CALL_KEY.fullmatch(permit.key),
         "call_id": not CALL_ID.fullmatch(permit.call_id),
         "attempt_id": not ATTEMPT_ID.fullmatch(permit.attempt_id),
+        "run_id": len(permit.run_id.encode()) > MAX_RUN_ID_BYTES,
     }
     for name, wrong in problems.items():
         if wrong:

@@ -68,6 +68,7 @@ def question_of(request: governance_pb2.AuthorizeRequest) -> Question:
         run_id=request.run_id,
         will_wait=request.will_wait,
         awaited_call_id=request.awaited_call_id,
+        part_of_run=request.part_of_run,
     )
 
 
@@ -143,6 +144,7 @@ def permit_message(permit: Permit) -> governance_pb2.Permit:
         fence=permit.fence,
         attempt_id=permit.attempt_id,
         lease_ms=permit.lease_ms,
+        run_id=permit.run_id,
     )
 
 
@@ -155,6 +157,7 @@ def permit_of(message: governance_pb2.Permit) -> Permit:
         fence=message.fence,
         attempt_id=message.attempt_id,
         lease_ms=message.lease_ms,
+        run_id=message.run_id,
     )
 
 

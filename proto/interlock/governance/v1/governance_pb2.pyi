@@ -489,6 +489,7 @@ class AuthorizeRequest(_message.Message):
     RUN_ID_FIELD_NUMBER: _builtins.int
     WILL_WAIT_FIELD_NUMBER: _builtins.int
     AWAITED_CALL_ID_FIELD_NUMBER: _builtins.int
+    PART_OF_RUN_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """Random, 1-64 characters of [A-Za-z0-9_-]; the same when a lost reply is asked for again."""
     credential: _builtins.str
@@ -515,6 +516,8 @@ class AuthorizeRequest(_message.Message):
     """The caller will wait if the call is in flight: its leader then tells when it is done."""
     awaited_call_id: _builtins.str
     """Set by a waiter that comes back: the call whose outcome it waited for."""
+    part_of_run: _builtins.bool
+    """The call is a step of a run whose beginning and end others tell of: its timeline shows the call alone."""
     def __init__(
         self,
         *,
@@ -531,10 +534,11 @@ class AuthorizeRequest(_message.Message):
         run_id: _builtins.str = ...,
         will_wait: _builtins.bool = ...,
         awaited_call_id: _builtins.str = ...,
+        part_of_run: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "args_digest", b"args_digest", "attempt_id", b"attempt_id", "awaited_call_id", b"awaited_call_id", "credential", b"credential", "declared_spend_micros", b"declared_spend_micros", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "method", b"method", "run_id", b"run_id", "tool", b"tool", "tool_revision", b"tool_revision", "will_wait", b"will_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "args_digest", b"args_digest", "attempt_id", b"attempt_id", "awaited_call_id", b"awaited_call_id", "credential", b"credential", "declared_spend_micros", b"declared_spend_micros", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "method", b"method", "part_of_run", b"part_of_run", "run_id", b"run_id", "tool", b"tool", "tool_revision", b"tool_revision", "will_wait", b"will_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -666,6 +670,7 @@ class Permit(_message.Message):
     FENCE_FIELD_NUMBER: _builtins.int
     ATTEMPT_ID_FIELD_NUMBER: _builtins.int
     LEASE_MS_FIELD_NUMBER: _builtins.int
+    RUN_ID_FIELD_NUMBER: _builtins.int
     namespace: _builtins.str
     """The namespace."""
     agent_id: _builtins.str
@@ -682,6 +687,8 @@ class Permit(_message.Message):
     """The attempt that reserved it; proves that the permit is this sidecar's."""
     lease_ms: _builtins.int
     """How long the lease holds, ms, counted from before Authorize was sent."""
+    run_id: _builtins.str
+    """The run that the call belongs to; empty for none."""
     def __init__(
         self,
         *,
@@ -693,10 +700,11 @@ class Permit(_message.Message):
         fence: _builtins.int = ...,
         attempt_id: _builtins.str = ...,
         lease_ms: _builtins.int = ...,
+        run_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt_id", b"attempt_id", "call_id", b"call_id", "fence", b"fence", "key", b"key", "lease_ms", b"lease_ms", "namespace", b"namespace", "tool", b"tool"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "attempt_id", b"attempt_id", "call_id", b"call_id", "fence", b"fence", "key", b"key", "lease_ms", b"lease_ms", "namespace", b"namespace", "run_id", b"run_id", "tool", b"tool"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

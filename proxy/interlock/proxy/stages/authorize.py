@@ -151,6 +151,7 @@ def _authorize_request(call: Call, *, will_wait: bool, awaited_call_id: str) -> 
         run_id=ask.run_id,
         will_wait=will_wait,
         awaited_call_id=awaited_call_id,
+        part_of_run=ask.part_of_run,
     )
 
 

@@ -19,6 +19,9 @@ MAX_RUN_ID_LENGTH = 256
 _TARGET = re.compile(r"/[!-\"$-\[\]-~]*")
 # What a tool's server may decode to a separator, a NUL or another control character.
 _HIDDEN = re.compile(r"%(2f|5c|[01][0-9a-f]|7f)", re.IGNORECASE)
+_CONTROL = re.compile(r"%([01][0-9a-f]|7f)", re.IGNORECASE)
+_RUNS = "/v1/runs/"
+"""Behind it stands a name that callers choose, which goes to no tool: it may hold an encoded slash."""
 _DOT_SEGMENT = re.compile(r"(\.|%2e){1,2}(;.*)?", re.IGNORECASE)
 _NAMESPACE = re.compile(r"[a-z0-9-]{1,63}")
 _TOOL_NAME = re.compile(r"[a-zA-Z0-9_.:-]{1,128}")
@@ -41,7 +44,7 @@ def check_target(target: str) -> None:
     path = target.partition("?")[0]
     if not _TARGET.fullmatch(target):
         raise InvalidRequestError("invalid_path", "the request target is not a path of visible ASCII characters")
-    if _HIDDEN.search(path):
+    if (_CONTROL if path.startswith(_RUNS) else _HIDDEN).search(path):
         raise InvalidRequestError("invalid_path", "the path holds an encoded slash, backslash or control character")
     if any(_DOT_SEGMENT.fullmatch(segment) for segment in path.split("/")):
         raise InvalidRequestError("invalid_path", "the path holds a dot segment")

@@ -1,9 +1,11 @@
 -- Decides one call and, if it may run, reserves its key, its action and its cost.
 --
 -- KEYS  1 config  2 state  3 call  4 open  5 id  6 attempt  7 minutes  8 hours  9 days  10 audit  11 folds
+--       and for a call of a run: 12 strand  13 running
 -- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 policy_version  7 switch_reason  8 rule_reason
 --       9 cost  10 max_actions  11 max_tool_calls  12 max_spend  13 lease_ms  14 hold  15 ttl_ms  16 will_wait
---       17 awaited  18 basis  19 facts  20 repeatable  21 backlog_cap  22 quota_reason
+--       17 awaited  18 basis  19 facts  20 repeatable  21 backlog_cap  22 quota_reason, and for a call of a run: 23 agent
+--       24 part (1: others tell of its beginning and end)  25 run_id
 -- Returns  {POLICY, version, policy} if the policy moved, {ABANDONED} if the attempt was (nothing is written), else
 --       {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left, spend_left,
 --        day_resets_in_ms, failure, status, head, body, kept, size, digest}
@@ -14,6 +16,8 @@
 -- include: trail
 -- include: month
 -- include: windows
+-- include: timeline
+-- include: run
 local config, state, call, open, id, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local windows, audit, folds = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10], KEYS[11]
 local attempt_id, call_id, key, fingerprint, tool = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -21,6 +25,7 @@ local cost, max_actions = tonumber(ARGV[9]), tonumber(ARGV[10])
 local max_tool_calls, max_spend = tonumber(ARGV[11]), tonumber(ARGV[12])
 local lease_ms, hold, ttl_ms, will_wait, awaited = tonumber(ARGV[13]), ARGV[14], ARGV[15], ARGV[16], ARGV[17]
 local repeatable, backlog_cap = ARGV[20] == '1', tonumber(ARGV[21])
+local run = run_of(KEYS[12], KEYS[13], state, ARGV[23], ARGV[24])
 local ATTEMPT_TTL_MS, BACKLOG_PAUSE_MS = 120000, 5000
 
 -- The leader's answer, in the order of the reply.
@@ -72,6 +77,9 @@ local function decide(verdict, reason, about, more)
       add(windows, now, now, 'b', 1)
       refuse(state, audit, folds, now, event, table.concat({ max_actions, max_tool_calls, max_spend }, ' '))
     end
+    if run then
+      tell_decision(run, now, { id = about, tool = tool, attempt = attempt_id }, verdict, reason, more.failed, ARGV[19])
+    end
   end
   local decision = { verdict, reason, about, ARGV[18], int(more.fence or 0), int(more.retry_after_ms or 0), int(charged),
     left(max_actions, used.actions), left(max_tool_calls, used.tool_calls), left(max_spend, used.spend),
@@ -94,7 +102,7 @@ local ambiguous = was.ambiguous == '1'
 
 local superseded = was.outcome == 'NOT_SENT' and redis.call('HGET', call, 'failure') == 'superseded'
 if was.state == 'open' and awaited ~= '' and was.call_id == awaited and not superseded then
-  return decide('REPLAY', 'tool_idempotency', was.call_id)
+  return decide('REPLAY', 'tool_idempotency', was.call_id, { failed = was.outcome ~= 'SUCCEEDED' })
 end
 local vacant = not was.state or (was.state == 'open' and not ambiguous)
 if not vacant and was.fingerprint ~= fingerprint then return decide('MISMATCH', 'idempotency_key_reused', was.call_id) end
@@ -151,7 +159,7 @@ end
 local fence = math.max(tonumber(redis.call('HGET', state, 'fence') or 0) + 1, now)
 redis.call('HSET', state, 'fence', int(fence))
 if was.state then
-  redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest', 'waiters')
+  redis.call('HDEL', call, 'outcome', 'failure', 'status', 'head', 'body', 'kept', 'size', 'digest', 'waiters', 'run')
 end
 redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', attempt_id, 'fence', int(fence),
   'fingerprint', fingerprint, 'tool', tool, 'lease_until', int(now + lease_ms), 'hold', hold, 'ttl', ttl_ms,
@@ -159,6 +167,10 @@ redis.call('HSET', call, 'state', 'in_flight', 'call_id', call_id, 'attempt', at
   'tries', int(tonumber(was.tries or 0) + 1), 'first_seen', (not vacant and was.first_seen) or int(now))
 -- Who is asked what became of the call is told of it, and not before it must be over, however the tool is changed.
 if hold == '1' then redis.call('HSET', call, 'facts', ARGV[19], 'lease', int(lease_ms)) end
+if run then
+  if was.state == 'in_flight' then tell_lapsed(run, now, tool, was.call_id) end
+  redis.call('HSET', call, 'run', ARGV[25])
+end
 if repeatable then
   if was.state then redis.call('PERSIST', call) end
   redis.call('ZADD', open, int(now + lease_ms), key)

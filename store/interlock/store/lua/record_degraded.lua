@@ -1,9 +1,10 @@
 -- Records a call that went through while nobody could be asked: counts it once, and settles its key as far as it may.
 --
 -- KEYS  1 state  2 call  3 open  4 id  5 attempt  6 degraded  7 minutes  8 hours  9 days  10 audit  11 folds
+--       and for a call of a run: 12 strand  13 running
 -- ARGV  1 attempt_id  2 call_id  3 key  4 fingerprint  5 tool  6 outcome  7 cost  8 fence  9 repeatable  10 ttl_ms
 --       11 age_ms  12 reason  13 failure  14 status  15 head  16 body  17 kept  18 size  19 digest  20 facts  21 channel
---       22 backlog_cap
+--       22 backlog_cap, and for a call of a run: 23 agent
 -- Returns  {recorded 1|0, charged}: 0 if it was on record before
 -- Atomic because the event, the counters and the key must agree, and because the attempt's own Authorize, which nobody
 -- heard, may have reserved, or may still be on its way.
@@ -12,6 +13,8 @@
 -- include: trail
 -- include: month
 -- include: windows
+-- include: timeline
+-- include: run
 local state, call, open, id, attempt, degraded = KEYS[1], KEYS[2], KEYS[3], KEYS[4], KEYS[5], KEYS[6]
 local windows, audit = { minutes = KEYS[7], hours = KEYS[8], days = KEYS[9] }, KEYS[10]
 local attempt_id, call_id, key, fingerprint, tool = ARGV[1], ARGV[2], ARGV[3], ARGV[4], ARGV[5]
@@ -83,4 +86,12 @@ redis.call('SET', attempt, 'ABANDONED', 'PX', ATTEMPT_TTL_MS)
 redis.call('SET', degraded, '1', 'PX', KNOWN_TTL_MS)
 record(state, audit, KEYS[11], now, { type = 'degraded', tool = tool, call = call_id, verdict = 'EXECUTE', reason = ARGV[12],
   charged = charged, facts = ARGV[20] })
+local run = run_of(KEYS[12], KEYS[13], state, ARGV[23])
+if run then
+  local told = { id = call_id, tool = tool, attempt = attempt_id }
+  -- What its own Authorize wrote, unheard, is of this very call.
+  untell(run, attempt_id, reserved and was.call_id or '')
+  tell_call(run, now, at, told, 'EXECUTE', ARGV[20])
+  tell_settlement(run, now, at, told, outcome, { failure = ARGV[13], held = false, charged = charged }, ARGV[20])
+end
 return { 1, int(charged) }

@@ -1,8 +1,9 @@
 -- Records what became of a call: frees, keeps or holds its key, and gives back what the outcome says.
 --
 -- KEYS  1 state  2 call  3 open  4 attempt  5 minutes  6 hours  7 days  8 audit  9 folds
+--       and for a call of a run: 10 strand  11 running
 -- ARGV  1 key  2 call_id  3 fence  4 attempt_id  5 outcome  6 event_type  7 failure  8 status  9 head  10 body  11 kept
---       12 size  13 digest  14 channel  15 facts  16 tool  17 backlog_cap
+--       12 size  13 digest  14 channel  15 facts  16 tool  17 backlog_cap, and for a call of a run: 18 agent
 -- Returns  {applied 1|0, outcome, charged}: what the record says now; 0 if the permit was stale
 -- Atomic because key, money and event must agree, and because two settlements of one call may race.
 --
@@ -10,9 +11,12 @@
 -- include: trail
 -- include: month
 -- include: windows
+-- include: timeline
+-- include: run
 local state, call, open, attempt = KEYS[1], KEYS[2], KEYS[3], KEYS[4]
 local windows, audit = { minutes = KEYS[5], hours = KEYS[6], days = KEYS[7] }, KEYS[8]
 local key, call_id, outcome, event_type, tool = ARGV[1], ARGV[2], ARGV[5], ARGV[6], ARGV[16]
+local run = run_of(KEYS[10], KEYS[11], state, ARGV[18])
 -- A freed key is remembered this long: for its waiters, and so that a repeated settlement is known as one.
 local FREED_TTL_MS = 120000
 
@@ -30,6 +34,15 @@ roll(windows, state, audit, now, ARGV[17])
 local function conclude(type, reason, returned)
   record(state, audit, KEYS[9], now, { type = type, tool = tool, call = call_id, verdict = outcome, reason = reason,
     charged = -returned, facts = ARGV[15] })
+  if not run then return end
+  local told = { id = call_id, tool = tool, attempt = ARGV[4] }
+  if event_type == 'withdrawal' and reason == 'superseded' then
+    untell(run, ARGV[4], call_id)
+  else
+    local charged = type == 'stale_settlement' and 0 or tonumber(was.due) - returned
+    tell_settlement(run, now, now, told, outcome,
+      { failure = ARGV[7], held = was.hold == '1', charged = charged, resolved = type == 'resolution' }, ARGV[15])
+  end
 end
 
 if not mine or not (was.state == 'in_flight' or was.state == 'unknown') then
