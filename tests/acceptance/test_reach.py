@@ -32,6 +32,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("GET", f"/v1/policies/{other}", None),
         ("POST", f"/v1/policies/{mine}", policy),
         ("POST", f"/v1/policies/{other}", policy),
+        ("POST", f"/v1/policies/{mine}/from-template", {"template": "permissive"}),
         ("DELETE", f"/v1/policies/{mine}", None),
         ("POST", "/v1/apply", {"tools": {tool: {"url": "http://127.0.0.1:9/elsewhere"}}}),
         ("POST", "/v1/apply", {"policies": {mine: policy}, "dry_run": True}),

@@ -223,7 +223,7 @@ KINDS = {
     **dict.fromkeys(("agent_id_mismatch", "one_mode", "unsupported"), Kind.INVALID),
     **dict.fromkeys(("policy_not_found", "key_not_found", "call_not_found", "no_such_route"), Kind.NOT_FOUND),
     **dict.fromkeys(("call_not_open", "tool_changing", "managed_by_another", "configuration_changing"), Kind.CONFLICT),
-    **dict.fromkeys(("invalid_cursor", "invalid_namespace", "unknown_plan"), Kind.INVALID),
+    **dict.fromkeys(("invalid_cursor", "invalid_namespace", "unknown_plan", "unknown_template"), Kind.INVALID),
     **dict.fromkeys(("namespace_in_use", "namespace_deleted", "namespace_changing"), Kind.CONFLICT),
     "namespace_not_found": Kind.NOT_FOUND,
     "payment_required": Kind.EXHAUSTED,

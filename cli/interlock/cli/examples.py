@@ -51,6 +51,10 @@ EXAMPLES: Mapping[Path, tuple[str, ...]] = {
         "interlock policies put shopper --price 'pay*=0.25' --max-calls 'pay*=100'",
         "interlock policies put shopper -f policy.yaml",
     ),
+    ("policies", "from-template"): (
+        "interlock policies from-template reporter read_only",
+        "interlock policies from-template helper support_bot --allow '*ticket*'",
+    ),
     ("keys",): ("interlock keys create --role agent --agent shopper", "interlock keys list"),
     ("keys", "create"): (
         "interlock keys create --role agent --agent shopper --json",

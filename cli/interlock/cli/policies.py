@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from decimal import Decimal, InvalidOperation
+from enum import StrEnum
 from typing import Annotated, TypeVar
 
 import typer
@@ -15,13 +16,33 @@ from interlock.cli.output import AsJson, show_fields, show_json, show_one, show_
 app = OperatorCommands(help="Show and set what agents may do.", epilog=EXIT_CODES, no_args_is_help=True)
 
 COLUMNS = (
-    *("agent_id", "allowed_tools", "blocked_tools", "max_actions_per_hour"),
+    *("agent_id", "allowed_tools", "allow_read_only", "blocked_tools", "max_actions_per_hour"),
     *("max_spend_usd_per_day", "max_calls_per_tool", "pricing_rules", "managed_by"),
 )
+
+
+class Template(StrEnum):
+    """Templates of policies, as the API has them."""
+
+    STRICT = "strict"
+    MODERATE = "moderate"
+    PERMISSIVE = "permissive"
+    READ_ONLY = "read_only"
+    SUPPORT_BOT = "support_bot"
+
 
 Agent = Annotated[str, typer.Argument(help="The agent's id.", autocompletion=agent_names)]
 Tools = list[str] | None
 Number = TypeVar("Number")
+Allow = Annotated[Tools, typer.Option(help="A tool (or * glob) that is allowed, and no other; repeatable.")]
+Block = Annotated[Tools, typer.Option(help="A tool (or * glob) that is blocked; repeatable.")]
+AllowReadOnly = Annotated[
+    bool | None, typer.Option("--allow-read-only", help="Allow tools that are declared read_only, too.")
+]
+ActionsPerHour = Annotated[int | None, typer.Option(help="In any rolling hour.")]
+SpendPerDay = Annotated[str | None, typer.Option(help="In the UTC day, as in 12.50.")]
+Calls = Annotated[Tools, typer.Option(help="TOOL=N in the UTC day; repeatable.")]
+Prices = Annotated[Tools, typer.Option(help="TOOL=USD for one call; repeatable.")]
 
 
 @app.command("list")
@@ -45,28 +66,44 @@ def put(
     agent: Agent,
     *,
     file: FromFile = None,
-    allow: Annotated[Tools, typer.Option(help="A tool (or * glob) that is allowed, and no other; repeatable.")] = None,
-    block: Annotated[Tools, typer.Option(help="A tool (or * glob) that is blocked; repeatable.")] = None,
-    max_actions_per_hour: Annotated[int | None, typer.Option(help="In any rolling hour.")] = None,
-    max_spend_usd_per_day: Annotated[str | None, typer.Option(help="In the UTC day, as in 12.50.")] = None,
-    max_calls: Annotated[Tools, typer.Option(help="TOOL=N in the UTC day; repeatable.")] = None,
-    price: Annotated[Tools, typer.Option(help="TOOL=USD for one call; repeatable.")] = None,
+    allow: Allow = None,
+    allow_read_only: AllowReadOnly = None,
+    block: Block = None,
+    max_actions_per_hour: ActionsPerHour = None,
+    max_spend_usd_per_day: SpendPerDay = None,
+    max_calls: Calls = None,
+    price: Prices = None,
     as_json: AsJson = False,
 ) -> None:
     """Create or replace an agent's policy, from a file, from flags, or from a file with flags over it.
 
     What is left out of both holds no longer. The file may be what `show --json` prints.
     """
-    flags = given(
-        allowed_tools=allow,
-        blocked_tools=block,
-        max_actions_per_hour=max_actions_per_hour,
-        max_spend_usd_per_day=None if max_spend_usd_per_day is None else usd(max_spend_usd_per_day),
-        max_calls_per_tool=dict(pairs(max_calls, int)) if max_calls else None,
-        pricing_rules=[{"tool": tool, "price_usd": cost} for tool, cost in pairs(price or (), usd)],
-    )
+    flags = fields_of(allow, allow_read_only, block, max_actions_per_hour, max_spend_usd_per_day, max_calls, price)
     with connected() as api:
         _show(api.post("policies", agent, body={**_policy_in(document(file)), **flags}), as_json=as_json)
+
+
+@app.command("from-template")
+def from_template(
+    agent: Agent,
+    template: Annotated[Template, typer.Argument(help="What to begin with.")],
+    *,
+    file: FromFile = None,
+    allow: Allow = None,
+    allow_read_only: AllowReadOnly = None,
+    block: Block = None,
+    max_actions_per_hour: ActionsPerHour = None,
+    max_spend_usd_per_day: SpendPerDay = None,
+    max_calls: Calls = None,
+    price: Prices = None,
+    as_json: AsJson = False,
+) -> None:
+    """Create or replace an agent's policy from a template, with what a file or flags have otherwise."""
+    flags = fields_of(allow, allow_read_only, block, max_actions_per_hour, max_spend_usd_per_day, max_calls, price)
+    body = {"template": template.value, "overrides": {**_policy_in(document(file)), **flags}}
+    with connected() as api:
+        _show(api.post("policies", agent, "from-template", body=body), as_json=as_json)
 
 
 @app.command()
@@ -74,6 +111,27 @@ def delete(agent: Agent, as_json: AsJson = False) -> None:
     """Delete an agent's policy: the default holds for its very next call."""
     with connected() as api:
         show_one(api.delete("policies", agent), as_json=as_json)
+
+
+def fields_of(
+    allow: Tools,
+    allow_read_only: bool | None,
+    block: Tools,
+    max_actions_per_hour: int | None,
+    max_spend_usd_per_day: str | None,
+    max_calls: Tools,
+    price: Tools,
+) -> dict[str, object]:
+    """The fields of a policy that flags give."""
+    return given(
+        allowed_tools=allow,
+        allow_read_only=allow_read_only,
+        blocked_tools=block,
+        max_actions_per_hour=max_actions_per_hour,
+        max_spend_usd_per_day=None if max_spend_usd_per_day is None else usd(max_spend_usd_per_day),
+        max_calls_per_tool=dict(pairs(max_calls, int)) if max_calls else None,
+        pricing_rules=[{"tool": tool, "price_usd": cost} for tool, cost in pairs(price or (), usd)],
+    )
 
 
 def _policy_in(written: dict[str, object]) -> dict[str, object]:

@@ -182,7 +182,11 @@ class PricingRule:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """What an agent may do. None is no limit; `allowed_tools` None is everything not blocked."""
+    """What an agent may do. None is no limit.
+
+    `allow_read_only` allows tools that are declared to change nothing, beside `allowed_tools`. With neither of the two,
+    everything is allowed that is not blocked.
+    """
 
     allowed_tools: tuple[str, ...] | None = None
     blocked_tools: tuple[str, ...] = ()
@@ -191,6 +195,7 @@ class Policy:
     max_calls_per_tool: Mapping[str, int] = field(default_factory=dict)
     pricing_rules: tuple[PricingRule, ...] = ()
     on_anomaly: str = ""
+    allow_read_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -95,7 +95,7 @@ def used_by(policy: Policy) -> Iterator[Feature]:
         yield "blocklist"
     if policy.max_calls_per_tool:
         yield "per_tool_limits"
-    if policy.allowed_tools is not None:
+    if policy.allowed_tools is not None or policy.allow_read_only:
         yield "allowlist"
     if policy.on_anomaly:
         yield "anomaly_detection"

@@ -52,9 +52,19 @@ def lists(tool: Tool, held: Terms) -> Ruling:
     blocked = first_match(policy.blocked_tools, tool.name)
     if blocked is not None:
         return Ruling("tool_explicitly_blocked", f"{origin}blocked_tools: {blocked}")
-    if policy.allowed_tools is not None and first_match(policy.allowed_tools, tool.name) is None:
-        return Ruling("tool_not_in_allowed_list", f"{origin}allowed_tools")
+    if not allows(policy, tool):
+        rule = "allow_read_only" if policy.allow_read_only and not policy.allowed_tools else "allowed_tools"
+        return Ruling("tool_not_in_allowed_list", f"{origin}{rule}")
     return Ruling()
+
+
+def allows(policy: Policy, tool: Tool) -> bool:
+    """Whether a policy's allowlist holds a tool: by name, or by what the tool is declared to be."""
+    if policy.allow_read_only and tool.read_only:
+        return True
+    if policy.allowed_tools is None:
+        return not policy.allow_read_only
+    return first_match(policy.allowed_tools, tool.name) is not None
 
 
 def limits(tool: str, policy: Policy | None, declared_micros: int) -> Limits:

@@ -286,6 +286,20 @@ def test_a_policy_is_put_from_flags_with_its_money_exact(api: FakeApi) -> None:
     assert "none" in out  # an empty allowlist reads otherwise than an absent one
 
 
+def test_a_policy_is_made_of_a_template_with_what_a_file_and_flags_have_otherwise(api: FakeApi) -> None:
+    api.answer = {"agent_id": "billing", "policy": {"allow_read_only": True}}
+    flags = ("--allow", "charge", "--max-actions-per-hour", "5")
+    given = '{"blocked_tools": [], "max_actions_per_hour": 9}'
+    code, out, _ = run(policies.app, "from-template", "billing", "read_only", "-f", "-", *flags, stdin=given)
+    assert code == 0
+    overrides = {"allowed_tools": ["charge"], "blocked_tools": [], "max_actions_per_hour": 5}
+    assert api.asked == [
+        ("POST", "/v1/policies/billing/from-template", {"template": "read_only", "overrides": overrides})
+    ]
+    assert "allow_read_only" in out
+    assert run(policies.app, "from-template", "billing", "lax")[0] == USAGE
+
+
 def test_a_policy_is_deleted(api: FakeApi) -> None:
     api.answer = {"ok": True, "deleted": True}
     assert run(policies.app, "delete", "billing", "--json")[0] == 0

@@ -59,6 +59,29 @@ def test_a_glob_of_many_stars_is_matched_at_once() -> None:
     assert time.perf_counter() - began < 5
 
 
+@pytest.mark.parametrize(
+    ("allowed", "read_only", "expected"),
+    [
+        (None, True, ""),
+        (None, False, "allow_read_only"),
+        ((), True, ""),
+        ((), False, "allow_read_only"),
+        (("mail.*",), False, ""),
+        (("charge",), True, ""),
+        (("charge",), False, "allowed_tools"),
+    ],
+)
+def test_read_only_tools_are_allowed_beside_those_that_are_named_and_nothing_else_is(
+    allowed: tuple[str, ...] | None, read_only: bool, expected: str
+) -> None:
+    tool = Tool(name="mail.send", scope_id="global", url="https://tools.example/mail", read_only=read_only)
+    ruling = rules.lists(tool, Terms(Policy(allowed_tools=allowed, allow_read_only=True)))
+    assert ruling.matched_rule == expected
+    assert bool(ruling.reason) is bool(expected)
+    blocked = Policy(allowed_tools=allowed, allow_read_only=True, blocked_tools=("mail.*",))
+    assert rules.lists(tool, Terms(blocked)).reason == "tool_explicitly_blocked"
+
+
 def test_block_beats_allow() -> None:
     policy = Policy(allowed_tools=("*",), blocked_tools=("mail.*",))
     ruling = rules.lists(TOOL, Terms(policy))

@@ -312,6 +312,7 @@ def policy_of(message: admin_pb2.Policy) -> Policy:
         max_calls_per_tool=dict(message.max_calls_per_tool),
         pricing_rules=tuple(PricingRule(rule.tool, rule.price_micros) for rule in message.pricing_rules),
         on_anomaly=message.on_anomaly,
+        allow_read_only=message.allow_read_only,
     )
 
 
@@ -327,6 +328,7 @@ def policy_message(policy: Policy) -> admin_pb2.Policy:
             admin_pb2.PricingRule(tool=rule.tool, price_micros=rule.price_micros) for rule in policy.pricing_rules
         ],
         on_anomaly=policy.on_anomaly,
+        allow_read_only=policy.allow_read_only,
     )
 
 

@@ -1,12 +1,12 @@
 """The Policies service."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from interlock.governance.errors import NotFoundError
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
-from interlock.policy import access, policies
+from interlock.policy import access, policies, templates
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Identity, Policy, Role, Scope, VersionedPolicy
 from interlock.policy.plans import Plans
@@ -36,16 +36,16 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
     async def PutPolicy(self, request: pb.PutPolicyRequest, caller: Caller) -> pb.AgentPolicy:  # noqa: N802 - the contract's name
         identity = await self._knowledge.authenticate(caller.credential)
         scope = access.managed_agent(identity, request.agent_id)
-        policy = policy_of(request.policy)
-        policies.check(policy)
-        await check_plan(self._knowledge, self._plans, identity, [policy])
-        await self._knowledge.see(scope)
-        facts = json.dumps({"key_id": identity.key_id})
-        await self._directory.put_policy(scope, policy, facts)
-        # Whose it is stays as it was, so the store is asked; another may have put a newer one meanwhile.
-        stored = await self._directory.policy(scope)
-        self._knowledge.learn(scope, stored)
-        return agent_policy_message(scope.agent_id, stored)
+        return await self._put(identity, scope, policy_of(request.policy), {"key_id": identity.key_id})
+
+    @rpc
+    async def PutPolicyFromTemplate(  # noqa: N802 - the contract's name
+        self, request: pb.PutPolicyFromTemplateRequest, caller: Caller
+    ) -> pb.AgentPolicy:
+        identity = await self._knowledge.authenticate(caller.credential)
+        scope = access.managed_agent(identity, request.agent_id)
+        policy = templates.policy_from(request.template, policy_of(request.overrides), request.overridden)
+        return await self._put(identity, scope, policy, {"key_id": identity.key_id, "template": request.template})
 
     @rpc
     async def DeletePolicy(self, request: pb.AgentRef, caller: Caller) -> pb.DeletePolicyResponse:  # noqa: N802 - the contract's name
@@ -75,6 +75,16 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         return pb.ListPoliciesResponse(
             policies=[agent_policy_message(scope.agent_id, policy) for scope, policy in found if policy.policy]
         )
+
+    async def _put(self, identity: Identity, scope: Scope, policy: Policy, facts: Mapping[str, str]) -> pb.AgentPolicy:
+        policies.check(policy)
+        await check_plan(self._knowledge, self._plans, identity, [policy])
+        await self._knowledge.see(scope)
+        await self._directory.put_policy(scope, policy, json.dumps(facts))
+        # Whose it is stays as it was, so the store is asked; another may have put a newer one meanwhile.
+        stored = await self._directory.policy(scope)
+        self._knowledge.learn(scope, stored)
+        return agent_policy_message(scope.agent_id, stored)
 
 
 def _not_found() -> NotFoundError:

@@ -448,6 +448,7 @@ class Policy(_message.Message):
     MAX_CALLS_PER_TOOL_FIELD_NUMBER: _builtins.int
     PRICING_RULES_FIELD_NUMBER: _builtins.int
     ON_ANOMALY_FIELD_NUMBER: _builtins.int
+    ALLOW_READ_ONLY_FIELD_NUMBER: _builtins.int
     has_allowed_tools: _builtins.bool
     """Whether `allowed_tools` holds: absent is everything not blocked, present and empty is nothing."""
     max_actions_per_hour: _builtins.int
@@ -456,6 +457,10 @@ class Policy(_message.Message):
     """Per UTC day, micro-USD."""
     on_anomaly: _builtins.str
     """`alert` or `disable`; empty for none. Kept for the anomaly detector."""
+    allow_read_only: _builtins.bool
+    """Tools that are declared `read_only` are allowed beside `allowed_tools`. Like those, it makes everything else
+    forbidden: it needs no `allowed_tools` to be an allowlist.
+    """
     @_builtins.property
     def allowed_tools(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """Names or `*` globs."""
@@ -483,10 +488,11 @@ class Policy(_message.Message):
         max_calls_per_tool: _abc.Mapping[_builtins.str, _builtins.int] | None = ...,
         pricing_rules: _abc.Iterable[Global___PricingRule] | None = ...,
         on_anomaly: _builtins.str = ...,
+        allow_read_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour", "_max_spend_micros_per_day", b"_max_spend_micros_per_day", "max_actions_per_hour", b"max_actions_per_hour", "max_spend_micros_per_day", b"max_spend_micros_per_day"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour", "_max_spend_micros_per_day", b"_max_spend_micros_per_day", "allowed_tools", b"allowed_tools", "blocked_tools", b"blocked_tools", "has_allowed_tools", b"has_allowed_tools", "max_actions_per_hour", b"max_actions_per_hour", "max_calls_per_tool", b"max_calls_per_tool", "max_spend_micros_per_day", b"max_spend_micros_per_day", "on_anomaly", b"on_anomaly", "pricing_rules", b"pricing_rules"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour", "_max_spend_micros_per_day", b"_max_spend_micros_per_day", "allow_read_only", b"allow_read_only", "allowed_tools", b"allowed_tools", "blocked_tools", b"blocked_tools", "has_allowed_tools", b"has_allowed_tools", "max_actions_per_hour", b"max_actions_per_hour", "max_calls_per_tool", b"max_calls_per_tool", "max_spend_micros_per_day", b"max_spend_micros_per_day", "on_anomaly", b"on_anomaly", "pricing_rules", b"pricing_rules"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__max_actions_per_hour: _TypeAlias = _typing.Literal["max_actions_per_hour"]  # noqa: Y015
     _WhichOneofArgType__max_actions_per_hour: _TypeAlias = _typing.Literal["_max_actions_per_hour", b"_max_actions_per_hour"]  # noqa: Y015
@@ -552,6 +558,44 @@ class PutPolicyRequest(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___PutPolicyRequest: _TypeAlias = PutPolicyRequest  # noqa: Y015
+
+@_typing.final
+class PutPolicyFromTemplateRequest(_message.Message):
+    """Sets a policy from a template."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    AGENT_ID_FIELD_NUMBER: _builtins.int
+    TEMPLATE_FIELD_NUMBER: _builtins.int
+    OVERRIDES_FIELD_NUMBER: _builtins.int
+    OVERRIDDEN_FIELD_NUMBER: _builtins.int
+    agent_id: _builtins.str
+    """The agent."""
+    template: _builtins.str
+    """`strict`, `moderate`, `permissive`, `read_only` or `support_bot`."""
+    @_builtins.property
+    def overrides(self) -> Global___Policy:
+        """What is otherwise than in the template."""
+
+    @_builtins.property
+    def overridden(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
+        """Which fields of a policy `overrides` gives: `allowed_tools`, `max_spend_micros_per_day`, …."""
+
+    def __init__(
+        self,
+        *,
+        agent_id: _builtins.str = ...,
+        template: _builtins.str = ...,
+        overrides: Global___Policy | None = ...,
+        overridden: _abc.Iterable[_builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["overrides", b"overrides"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "overridden", b"overridden", "overrides", b"overrides", "template", b"template"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___PutPolicyFromTemplateRequest: _TypeAlias = PutPolicyFromTemplateRequest  # noqa: Y015
 
 @_typing.final
 class AgentPolicy(_message.Message):

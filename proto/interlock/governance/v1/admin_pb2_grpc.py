@@ -292,6 +292,11 @@ class PoliciesStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.PutPolicyRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentPolicy.FromString,
                 _registered_method=True)
+        self.PutPolicyFromTemplate = channel.unary_unary(
+                '/interlock.governance.v1.Policies/PutPolicyFromTemplate',
+                request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.PutPolicyFromTemplateRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentPolicy.FromString,
+                _registered_method=True)
         self.GetPolicy = channel.unary_unary(
                 '/interlock.governance.v1.Policies/GetPolicy',
                 request_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentRef.SerializeToString,
@@ -315,6 +320,13 @@ class PoliciesServicer:
 
     def PutPolicy(self, request, context):
         """Creates or replaces an agent's policy. It holds for the very next decision.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def PutPolicyFromTemplate(self, request, context):
+        """The same with a policy that is a template with overrides. Errors: `unknown_template`.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -347,6 +359,11 @@ def add_PoliciesServicer_to_server(servicer, server):
             'PutPolicy': grpc.unary_unary_rpc_method_handler(
                     servicer.PutPolicy,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.PutPolicyRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentPolicy.SerializeToString,
+            ),
+            'PutPolicyFromTemplate': grpc.unary_unary_rpc_method_handler(
+                    servicer.PutPolicyFromTemplate,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_admin__pb2.PutPolicyFromTemplateRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_admin__pb2.AgentPolicy.SerializeToString,
             ),
             'GetPolicy': grpc.unary_unary_rpc_method_handler(
@@ -392,6 +409,33 @@ class Policies:
             target,
             '/interlock.governance.v1.Policies/PutPolicy',
             interlock_dot_governance_dot_v1_dot_admin__pb2.PutPolicyRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_admin__pb2.AgentPolicy.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def PutPolicyFromTemplate(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Policies/PutPolicyFromTemplate',
+            interlock_dot_governance_dot_v1_dot_admin__pb2.PutPolicyFromTemplateRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_admin__pb2.AgentPolicy.FromString,
             options,
             channel_credentials,

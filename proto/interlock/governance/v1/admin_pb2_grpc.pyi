@@ -118,6 +118,8 @@ class PoliciesStub:
     def __new__(cls, channel: _aio.Channel) -> PoliciesAsyncStub: ...
     PutPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PutPolicyRequest, _admin_pb2.AgentPolicy]
     """Creates or replaces an agent's policy. It holds for the very next decision."""
+    PutPolicyFromTemplate: _grpc.UnaryUnaryMultiCallable[_admin_pb2.PutPolicyFromTemplateRequest, _admin_pb2.AgentPolicy]
+    """The same with a policy that is a template with overrides. Errors: `unknown_template`."""
     GetPolicy: _grpc.UnaryUnaryMultiCallable[_admin_pb2.AgentRef, _admin_pb2.AgentPolicy]
     """Errors: `policy_not_found`."""
     ListPolicies: _grpc.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]
@@ -132,6 +134,8 @@ class PoliciesAsyncStub(PoliciesStub):
     def __init__(self, channel: _aio.Channel) -> None: ...
     PutPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.PutPolicyRequest, _admin_pb2.AgentPolicy]  # type: ignore[assignment]
     """Creates or replaces an agent's policy. It holds for the very next decision."""
+    PutPolicyFromTemplate: _aio.UnaryUnaryMultiCallable[_admin_pb2.PutPolicyFromTemplateRequest, _admin_pb2.AgentPolicy]  # type: ignore[assignment]
+    """The same with a policy that is a template with overrides. Errors: `unknown_template`."""
     GetPolicy: _aio.UnaryUnaryMultiCallable[_admin_pb2.AgentRef, _admin_pb2.AgentPolicy]  # type: ignore[assignment]
     """Errors: `policy_not_found`."""
     ListPolicies: _aio.UnaryUnaryMultiCallable[_admin_pb2.ListPoliciesRequest, _admin_pb2.ListPoliciesResponse]  # type: ignore[assignment]
@@ -149,6 +153,14 @@ class PoliciesServicer(metaclass=_abc_1.ABCMeta):
         context: _ServicerContext,
     ) -> _typing.Union[_admin_pb2.AgentPolicy, _abc.Awaitable[_admin_pb2.AgentPolicy]]:
         """Creates or replaces an agent's policy. It holds for the very next decision."""
+
+    @_abc_1.abstractmethod
+    def PutPolicyFromTemplate(
+        self,
+        request: _admin_pb2.PutPolicyFromTemplateRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_admin_pb2.AgentPolicy, _abc.Awaitable[_admin_pb2.AgentPolicy]]:
+        """The same with a policy that is a template with overrides. Errors: `unknown_template`."""
 
     @_abc_1.abstractmethod
     def GetPolicy(

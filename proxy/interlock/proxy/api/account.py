@@ -3,10 +3,10 @@
 from typing import Literal
 
 from interlock.governance.v1 import account_pb2 as pb
-from interlock.governance.v1 import namespaces_pb2
 from interlock.proxy.api.answer import Answer
 from interlock.proxy.api.keys import ROLE_NAMES
 from interlock.proxy.api.models import NotificationsBody
+from interlock.proxy.api.namespaces import Plan
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
 
@@ -22,25 +22,6 @@ class Preferences(Answer):
     """Runs that fail."""
 
 
-class Limits(Answer):
-    """What a plan allows; null is no limit, and of features all."""
-
-    tools: int | None
-    """Registered tools."""
-    runs_per_month: int | None
-    """Governed calls let through, leases and runs in a UTC month."""
-    check_locks_per_month: int | None
-    """Check-locks that lock, in a UTC month."""
-    requests_per_minute: int | None
-    """Requests in any 60 seconds, of all keys."""
-    default_ttl_s: int
-    """How long what does not say is kept, s."""
-    max_ttl_s: int
-    """And at most, s."""
-    features: list[str] | None
-    """What may be used."""
-
-
 class Account(Preferences):
     """The account that a key belongs to."""
 
@@ -48,7 +29,7 @@ class Account(Preferences):
     """Whose it is."""
     plan: str
     """The name of its plan."""
-    limits: Limits
+    limits: Plan
     """What that allows."""
     key_id: str
     """The key that asked."""
@@ -89,23 +70,11 @@ def account_of(account: pb.AccountInfo) -> Account:
     return Account(
         namespace=account.namespace,
         plan=account.plan.name,
-        limits=limits_of(account.plan),
+        limits=Plan.of(account.plan),
         key_id=account.key_id,
         role=ROLE_NAMES[account.role],
         agent_id=account.agent_id or None,
         **_preferences(account.notifications),
-    )
-
-
-def limits_of(plan: namespaces_pb2.Plan) -> Limits:
-    return Limits(
-        tools=plan.tools if plan.HasField("tools") else None,
-        runs_per_month=plan.runs_per_month if plan.HasField("runs_per_month") else None,
-        check_locks_per_month=plan.check_locks_per_month if plan.HasField("check_locks_per_month") else None,
-        requests_per_minute=plan.requests_per_minute if plan.HasField("requests_per_minute") else None,
-        default_ttl_s=plan.default_ttl_s,
-        max_ttl_s=plan.max_ttl_s,
-        features=list(plan.features) if plan.has_features else None,
     )
 
 

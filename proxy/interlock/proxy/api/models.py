@@ -82,6 +82,10 @@ def _not_null(value: object) -> object:
     return value
 
 
+def _no_agent_here(_: object) -> None:
+    raise PydanticCustomError("extra_forbidden", "The agent is named beside the overrides")
+
+
 def _no_agent(_: object) -> None:
     raise PydanticCustomError("extra_forbidden", "A namespace's default is no agent's")
 
@@ -319,6 +323,25 @@ class PolicyBody(Body):
     """What calls cost."""
     on_anomaly: Literal["alert", "disable"] | None = None
     """Kept for the anomaly detector."""
+    allow_read_only: bool | None = None
+    """Allows tools that are declared `read_only`, beside `allowed_tools`; alone, it allows them and nothing else."""
+
+
+class OverridesBody(PolicyBody):
+    """What is otherwise than in the template: a field that is given replaces that of the template."""
+
+    agent_id: Annotated[None, BeforeValidator(_no_agent_here)] = None
+
+
+class TemplateBody(Body):
+    """A policy made of a template."""
+
+    agent_id: AgentId | None = None
+    """The agent, which is that of the path."""
+    template: Literal["strict", "moderate", "permissive", "read_only", "support_bot"]
+    """What to begin with."""
+    overrides: OverridesBody = OverridesBody()
+    """What is otherwise."""
 
 
 class Manifest(Body):

@@ -6,10 +6,13 @@ from typing import Self
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.answer import ABSENT, Answer, Deleted
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
-from interlock.proxy.api.models import AGENT_ID, PolicyBody
+from interlock.proxy.api.models import AGENT_ID, PolicyBody, TemplateBody
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import micros_of, usd_of
+
+ENGINES_NAMES = {"max_spend_usd_per_day": "max_spend_micros_per_day"}
+"""Fields of a policy that the engine knows by another name."""
 
 
 class Price(Answer):
@@ -26,6 +29,8 @@ class Policy(Answer):
 
     allowed_tools: list[str] = ABSENT
     """Names or `*` globs; absent: all that is not blocked, empty: nothing."""
+    allow_read_only: bool = ABSENT
+    """Tools that are declared `read_only` are allowed, too; alone, they and no other."""
     blocked_tools: list[str] = ABSENT
     """Names or `*` globs; block beats allow."""
     max_actions_per_hour: int = ABSENT
@@ -63,11 +68,23 @@ class AgentPolicy(Answer):
 async def put(visit: Visit) -> AgentPolicy:
     agent_id = visit.path("agent_id", AGENT_ID)
     body = await visit.body(PolicyBody)
-    if body.agent_id not in {None, agent_id}:
-        place, message = ("body", "agent_id"), "Input should be the path's agent_id"
-        raise InvalidFieldsError([InvalidField("agent_id_mismatch", place, message, body.agent_id)])
+    _check_agent(agent_id, body.agent_id)
     asked = pb.PutPolicyRequest(agent_id=agent_id, policy=policy_of(body))
     return AgentPolicy.of(await visit.ask(visit.api.policies.PutPolicy, asked))
+
+
+async def put_from_template(visit: Visit) -> AgentPolicy:
+    agent_id = visit.path("agent_id", AGENT_ID)
+    body = await visit.body(TemplateBody)
+    _check_agent(agent_id, body.agent_id)
+    given = [name for name, value in body.overrides if value is not None]
+    asked = pb.PutPolicyFromTemplateRequest(
+        agent_id=agent_id,
+        template=body.template,
+        overrides=policy_of(body.overrides),
+        overridden=[ENGINES_NAMES.get(name, name) for name in given],
+    )
+    return AgentPolicy.of(await visit.ask(visit.api.policies.PutPolicyFromTemplate, asked))
 
 
 async def show(visit: Visit) -> AgentPolicy:
@@ -85,6 +102,12 @@ async def show_all(visit: Visit) -> list[AgentPolicy]:
     return [AgentPolicy.of(policy) for policy in held.policies]
 
 
+def _check_agent(agent_id: str, named: str | None) -> None:
+    if named not in {None, agent_id}:
+        place, message = ("body", "agent_id"), "Input should be the path's agent_id"
+        raise InvalidFieldsError([InvalidField("agent_id_mismatch", place, message, named)])
+
+
 def policy_of(body: PolicyBody) -> pb.Policy:
     """A validated body as the engine takes it; money in micro-USD, rounded up."""
     spend = body.max_spend_usd_per_day
@@ -99,12 +122,15 @@ def policy_of(body: PolicyBody) -> pb.Policy:
             pb.PricingRule(tool=rule.tool, price_micros=micros_of(rule.price_usd)) for rule in body.pricing_rules or ()
         ],
         on_anomaly=body.on_anomaly or "",
+        allow_read_only=bool(body.allow_read_only),
     )
 
 
 def _fields(policy: pb.Policy) -> Iterator[tuple[str, object]]:
     if policy.has_allowed_tools:
         yield "allowed_tools", list(policy.allowed_tools)
+    if policy.allow_read_only:
+        yield "allow_read_only", True
     if policy.blocked_tools:
         yield "blocked_tools", list(policy.blocked_tools)
     if policy.HasField("max_actions_per_hour"):
@@ -128,6 +154,14 @@ OPERATIONS = (
     Operation("GET", "/v1/policies/{agent_id}", show, "Show an agent's policy", AgentPolicy),
     Operation(
         "POST", "/v1/policies/{agent_id}", put, "Create or replace an agent's policy", AgentPolicy, body=PolicyBody
+    ),
+    Operation(
+        "POST",
+        "/v1/policies/{agent_id}/from-template",
+        put_from_template,
+        "Create or replace an agent's policy from a template",
+        AgentPolicy,
+        body=TemplateBody,
     ),
     Operation("DELETE", "/v1/policies/{agent_id}", delete, "Delete an agent's policy", Deleted),
 )
