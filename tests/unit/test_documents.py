@@ -29,6 +29,7 @@ from interlock.proxy.call import Decision
 from interlock.proxy.metrics import Metrics
 from interlock.proxy.run_route import PATH as RUN_PATH
 from interlock.proxy.signing import Outgoing, signed_headers
+from interlock.proxy.tallies import Tally
 from interlock.proxy.timings import Timings
 from tests.acceptance.test_reach import CALL, an_agents
 
@@ -181,8 +182,8 @@ def test_every_metric_is_on_the_page_with_its_labels_and_no_other() -> None:
     known = {}
     for collector in Metrics()._registry._collector_to_names:
         metric: Any = collector
-        if isinstance(metric, Timings):
-            known[metric.name] = {metric.label}
+        if isinstance(metric, Timings | Tally):
+            known[metric.name] = {metric.label} if isinstance(metric, Timings) else {*metric.labels}
             continue
         labels = ("version", "python") if metric._type == "info" else metric._labelnames
         known[metric._name + suffixes.get(metric._type, "")] = {*labels}

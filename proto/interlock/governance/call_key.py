@@ -24,4 +24,4 @@ def call_key(
     else:
         kind, value = b"attempt", attempt_id.encode()
     parts = (b"interlock/key/1", namespace.encode(), agent_id.encode(), kind, value)
-    return hashlib.sha256(b"".join(len(part).to_bytes(4) + part for part in parts)).hexdigest()
+    return hashlib.sha256(b"".join([len(part).to_bytes(4) + part for part in parts])).hexdigest()

@@ -1,6 +1,6 @@
 """Ids that nobody can guess, made alike by engine and sidecar."""
 
-import secrets
+import os
 
 _ALPHABET = "0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
 # Two digits at a time: there is an id in every call.
@@ -9,7 +9,7 @@ _PAIRS = [first + second for first in _ALPHABET for second in _ALPHABET]
 
 def new_id(prefix: str) -> str:
     """An id nobody can guess: 16 random bytes."""
-    return f"{prefix}_{base62(secrets.token_bytes(16), 22)}"
+    return f"{prefix}_{base62(os.urandom(16), 22)}"
 
 
 def base62(value: bytes, width: int) -> str:

@@ -1,8 +1,8 @@
 """The sidecar: its listeners, and everything between them wired together."""
 
 import asyncio
+import os
 import re
-import secrets
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
@@ -236,7 +236,7 @@ class FrontDoor:
 
     def request_id(self, sent: str) -> str:
         """What the agent calls its request, or a name of ours."""
-        return sent if _REQUEST_ID.fullmatch(sent) else secrets.token_hex(16)
+        return sent if _REQUEST_ID.fullmatch(sent) else os.urandom(16).hex()
 
     def knows_host(self, value: str) -> bool:
         """A page whose name was bound to this address (DNS rebinding) sends its own name."""

@@ -91,8 +91,11 @@ class Breakers:
 
 def _kept(breakers: OrderedDict[tuple[str, ...], Breaker], key: tuple[str, ...]) -> Breaker:
     """The breaker of that key; of too many, the one that was not asked for the longest goes."""
-    breaker = breakers.setdefault(key, Breaker())
-    breakers.move_to_end(key)
+    breaker = breakers.get(key)
+    if breaker is not None:
+        breakers.move_to_end(key)
+        return breaker
+    breaker = breakers[key] = Breaker()
     if len(breakers) > MAX_BREAKERS:
         breakers.popitem(last=False)
     return breaker

@@ -2,7 +2,9 @@
 
 from collections.abc import Collection, Sequence
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from hashlib import sha256
+from typing import TYPE_CHECKING
 
 import orjson
 import rfc8785
@@ -10,6 +12,10 @@ import rfc8785
 from interlock.governance.values import dataclass
 from interlock.proxy import strict_json
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+SHORT = 512
 _INEXACT = object()
 _SORTED_AND_EXACT = orjson.OPT_SORT_KEYS | orjson.OPT_STRICT_INTEGER
 
@@ -47,7 +53,9 @@ def fingerprint(
     canonical = _canonical(body, ignored) if body and _is_json(content_type) else None
     arguments = sha256(body if canonical is None else canonical).digest()
     form = "raw" if canonical is None else "json"
-    call = sha256(b"".join(map(_field, (tool, method, path, query, content_type, form))) + arguments)
+    is_short = len(path) + len(query) + len(content_type) <= SHORT
+    call = (_known if is_short else _begun)(tool, method, path, query, content_type, form).copy()
+    call.update(arguments)
     return Fingerprint(call=call.digest(), arguments=arguments)
 
 
@@ -57,10 +65,15 @@ def digest_of(json: bytes) -> bytes:
     return sha256(json if canonical is None else canonical).digest()
 
 
-def _field(value: str) -> bytes:
-    """A field behind its length, so that no two lists of fields make the same bytes."""
-    raw = value.encode("utf-8", "surrogatepass")  # keeps what a raw path holds of bytes that are not UTF-8
-    return len(raw).to_bytes(8, "big") + raw
+def _begun(*fields: str) -> "Hash":
+    """The digest of a call up to its arguments: each field behind its length, so that no two lists make the same."""
+    # What a raw path holds of bytes that are not UTF-8 is kept.
+    raw = [field.encode("utf-8", "surrogatepass") for field in fields]
+    return sha256(b"".join([len(field).to_bytes(8, "big") + field for field in raw]))
+
+
+_known = lru_cache(256)(_begun)
+"""Of calls of one tool only the arguments differ, mostly. None but short fields are remembered."""
 
 
 def _is_json(content_type: str) -> bool:
@@ -71,7 +84,7 @@ def _is_json(content_type: str) -> bool:
 def _canonical(body: bytes, ignored: Collection[str]) -> bytes | None:
     """The body's canonical form, or None if a number in it has none."""
     value = strict_json.parse(body, parse_float=_exact)
-    if isinstance(value, dict):
+    if ignored and isinstance(value, dict):
         value = {name: member for name, member in value.items() if name not in ignored}
     try:
         return _quickly(body, value) or rfc8785.dumps(value)

@@ -2,10 +2,13 @@
 
 import re
 from collections.abc import Iterable
+from functools import lru_cache
 
 from interlock.governance.errors import InvalidRequestError
 
 Fields = list[tuple[str, str]]
+
+SHORT = 64
 
 _NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")  # a token, RFC 9110 5.6.2
 _UNSAFE_VALUE = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")  # RFC 9110 5.5; surrogates are bytes not in UTF-8
@@ -41,6 +44,7 @@ _NOT_FORWARDED = (
         "x-rewrite-url",
     }
 )
+_NOT_FORWARDED_BEGINNINGS = (*_OURS, "x-forwarded-")
 _NOT_RETURNED = (
     _HOP_BY_HOP
     | _SIGNATURES
@@ -50,6 +54,7 @@ _NOT_RETURNED = (
         "alt-svc",
     }
 )
+_NOT_RETURNED_BEGINNINGS = (*_OURS, "ratelimit")
 
 
 def forwardable(headers: Iterable[tuple[str, str]]) -> Fields:
@@ -57,28 +62,43 @@ def forwardable(headers: Iterable[tuple[str, str]]) -> Fields:
 
     Errors: `invalid_header` for a name or value that could break out of its line.
     """
-    fields = list(headers)
-    for name, value in fields:
-        if not _is_safe(name, value):
+    fields = _read(headers)
+    for read, name, _ in fields:
+        if not read:
             raise InvalidRequestError("invalid_header", f"the header {name[:64]!a} is malformed", field="headers")
-    kept = _without(fields, _NOT_FORWARDED, (*_OURS, "x-forwarded-"))
+    kept = _without(fields, _NOT_FORWARDED, _NOT_FORWARDED_BEGINNINGS)
+    if not [read for read, _, _ in fields if read == "prefer"]:
+        return kept
     return [field for field in map(_without_wait, kept) if field[1] or field[0].lower() != "prefer"]
 
 
 def returnable(headers: Iterable[tuple[str, str]]) -> Fields:
     """The fields of a tool's answer that its agent may see, in order; a malformed one is left out."""
-    fields = [field for field in headers if _is_safe(*field)]
-    return _without(fields, _NOT_RETURNED, (*_OURS, "ratelimit"))
+    fields = [field for field in _read(headers) if field[0]]
+    return _without(fields, _NOT_RETURNED, _NOT_RETURNED_BEGINNINGS)
 
 
-def _is_safe(name: str, value: str) -> bool:
-    return _NAME.fullmatch(name) is not None and _UNSAFE_VALUE.search(value) is None
+def _read(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str, str]]:
+    """Each field behind its name as a tool may read it: empty, if the field could break out of its line."""
+    return [
+        ("" if _UNSAFE_VALUE.search(value) else _known(name) if len(name) <= SHORT else _as_safe(name), name, value)
+        for name, value in headers
+    ]
 
 
-def _without(fields: Fields, names: frozenset[str], prefixes: tuple[str, ...]) -> Fields:
-    connection = ",".join(value for name, value in fields if name.lower() == "connection")
-    dropped = names | {as_read(option.strip()) for option in connection.split(",")}
-    return [field for field in fields if (name := as_read(field[0])) not in dropped and not name.startswith(prefixes)]
+def _as_safe(name: str) -> str:
+    return as_read(name) if _NAME.fullmatch(name) else ""
+
+
+_known = lru_cache(1024)(_as_safe)
+"""The same few names come with every call. Only short ones are remembered, as anybody may think some up."""
+
+
+def _without(fields: list[tuple[str, str, str]], names: frozenset[str], prefixes: tuple[str, ...]) -> Fields:
+    for read, _, value in fields:
+        if read == "connection":
+            names |= {as_read(option.strip()) for option in value.split(",")}
+    return [(name, value) for read, name, value in fields if read not in names and not read.startswith(prefixes)]
 
 
 def as_read(name: str) -> str:

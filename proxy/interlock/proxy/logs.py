@@ -8,6 +8,7 @@ import json
 import logging
 import re
 import sys
+from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, TextIO
 
@@ -35,17 +36,28 @@ _AS_REPR = orjson.OPT_PASSTHROUGH_DATACLASS | orjson.OPT_PASSTHROUGH_DATETIME
 
 
 _LISTS = (list, tuple, set, frozenset)
+_PLAIN = frozenset((str, int, float, bool, type(None)))
+_LEVELS = {"warn": "warning", "exception": "error"}
+
+
+def stamp(_logger: WrappedLogger, method: str, event: EventDict) -> EventDict:
+    """Adds level and UTC time."""
+    event["level"] = _LEVELS.get(method, method)
+    event["timestamp"] = datetime.now(UTC).isoformat().removesuffix("+00:00") + "Z"
+    return event
 
 
 def drop_named_secrets(_logger: WrappedLogger, _method: str, event: EventDict) -> EventDict:
     """Replaces the values of fields that are named like a secret, at any depth."""
-    return {name: _kept(name, value) for name, value in event.items()}
+    return {
+        name: value if type(value) in _PLAIN and not _names_a_secret(name) else _kept(name, value)
+        for name, value in event.items()
+    }
 
 
 def drop_visible_secrets(_logger: WrappedLogger, _method: str, line: str) -> str:
     """Replaces what looks like a key or a secret in a rendered line."""
-    lowered = line.lower()
-    return _SECRET_TEXT.sub(DROPPED, line) if any(mark in lowered for mark in _MARKS) else line
+    return _SECRET_TEXT.sub(DROPPED, line) if any(map(line.lower().__contains__, _MARKS)) else line
 
 
 def _render(_logger: WrappedLogger, _method: str, event: EventDict) -> str:
@@ -74,10 +86,7 @@ def configure(level: str = "info", stream: TextIO | None = None) -> None:
     """Sends structlog's and the standard library's records, from `level` up, to `stream` (stderr) as JSON lines."""
     stream = stream or sys.stderr
     threshold = logging.getLevelNamesMapping()[level.upper()]
-    first: list[Processor] = [
-        structlog.processors.add_log_level,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
+    first: list[Processor] = [stamp]
     last: list[Any] = [  # not Processor: the last one takes the line that the one before it made
         structlog.processors.format_exc_info,
         drop_named_secrets,

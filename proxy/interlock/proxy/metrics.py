@@ -12,8 +12,10 @@ from functools import cache
 from importlib.metadata import version
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 from prometheus_client.exposition import choose_encoder
 
+from interlock.proxy.tallies import Tally, Within
 from interlock.proxy.timings import Timing, Timings
 
 # 100 µs to 60 s: what Interlock adds is a fraction of a millisecond, what a tool takes may be a minute.
@@ -30,11 +32,12 @@ class Metrics:
         """`label_agents` gives every agent its own series of decisions: only where agents are few."""
         self._label_agents = label_agents
         self._registry = registry = CollectorRegistry()
-        self._decisions = _counts(
-            registry, "interlock_decisions_total", "Decisions on calls.", "verdict", "reason", "tool", "agent"
+        labels = ("verdict", "reason", "tool", "agent")
+        self._decisions = Tally(
+            registry, CounterMetricFamily, "interlock_decisions_total", "Decisions on calls.", *labels
         )
-        self._in_flight = cache(
-            Gauge("interlock_calls_in_flight", "Calls being handled.", ["tool"], registry=registry).labels
+        self._in_flight = Tally(
+            registry, GaugeMetricFamily, "interlock_calls_in_flight", "Calls being handled.", "tool"
         )
         self._settle_failures = _counts(
             registry, "interlock_settle_failures_total", "Settlements the engine did not acknowledge.", "reason"
@@ -94,7 +97,7 @@ class Metrics:
 
     def decided(self, verdict: str, reason: str, tool: str, agent: str = "") -> None:
         """A call was judged, by the engine or, as `error`, by the sidecar itself."""
-        self._decisions(verdict, reason, tool, agent if self._label_agents else "").inc()
+        self._decisions.add(1, verdict, reason, tool, agent if self._label_agents else "")
 
     def degraded(self, tool: str) -> None:
         """A call was let through unjudged."""
@@ -116,7 +119,7 @@ class Metrics:
 
     def in_flight(self, tool: str) -> AbstractContextManager[None]:
         """Counts a call as in flight while the context is open."""
-        return self._in_flight(tool).track_inprogress()
+        return Within(self._in_flight, tool)
 
     def connection_refused(self, listener: str) -> None:
         """A connection was closed at once: `listener` (`agents`, `admin`) had as many as it may."""

@@ -76,6 +76,6 @@ def _fields(lines: list[str]) -> tuple[Headers, dict[str, str]] | None:
     named = {name.lower(): value for name, value in headers}
     if len(named) < len(headers) or len(named) > MAX_FIELDS or not named.keys().isdisjoint(_UNUSUAL):
         return None
-    if any(name.startswith(_OF_A_PAGE) for name in named):
+    if [name for name in named if name.startswith(_OF_A_PAGE)]:
         return None
     return tuple(headers), named

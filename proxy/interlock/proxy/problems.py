@@ -303,22 +303,19 @@ def error_fields() -> Headers:
 
 def _rate_limit_fields(verdict: pb.AuthorizeResponse) -> Headers:
     """`RateLimit-Policy` and `RateLimit` of draft-ietf-httpapi-ratelimit-headers-10, one item a limit."""
+    if not verdict.HasField("budget"):
+        return ()
     budget = verdict.budget
     day_s = math.ceil(budget.day_resets_in_ms / 1000)
     # The hour slides: all of it is there again after an hour without calls, unless the engine knows better.
     blocked_by_hour = verdict.reason == "max_actions_per_hour_exceeded" and verdict.retry_after_ms
     hour_s = math.ceil(verdict.retry_after_ms / 1000) if blocked_by_hour else 3600
-    limits = [
+    policy, state = [], []
+    for name, quota, left, window, reset in (
         ("actions", budget.actions_limit, budget.actions_left, 3600, hour_s),
         ("tool-calls", budget.tool_calls_limit, budget.tool_calls_left, 86400, day_s),
-    ]
-    held = [limit for limit in limits if limit[1] >= 0] if verdict.HasField("budget") else []
-    if not held:
-        return ()
-    policy = ", ".join(f'"{name}";q={_sf(quota)};w={window}' for name, quota, _, window, _ in held)
-    state = ", ".join(f'"{name}";r={_sf(left)};t={reset}' for name, _, left, _, reset in held)
-    return (("RateLimit-Policy", policy), ("RateLimit", state))
-
-
-def _sf(number: int) -> int:
-    return max(0, min(number, MAX_SF_INTEGER))
+    ):
+        if quota >= 0:
+            policy.append(f'"{name}";q={min(quota, MAX_SF_INTEGER)};w={window}')
+            state.append(f'"{name}";r={max(0, min(left, MAX_SF_INTEGER))};t={reset}')
+    return (("RateLimit-Policy", ", ".join(policy)), ("RateLimit", ", ".join(state))) if policy else ()

@@ -8,17 +8,22 @@ millisecond a call for a list of components that never changes. The tests verify
 """
 
 import binascii
-from base64 import b64decode, b64encode
+from base64 import b64decode
 from collections.abc import Sequence
 from functools import lru_cache
 from hashlib import sha256
-from hmac import HMAC
+from typing import TYPE_CHECKING
 
 from yarl import URL
 
 from interlock.governance.values import dataclass
 from interlock.proxy.request_target import split_url
 
+if TYPE_CHECKING:
+    from hashlib import _Hash as Hash
+
+BLOCK = 64
+"""Bytes of SHA-256's."""
 _STANDARD_WEBHOOKS_PREFIX = "whsec_"
 _COVERED = (
     '"@method" "@target-uri" "content-digest" "interlock-agent" "interlock-call-id" "interlock-fence" "idempotency-key"'
@@ -77,7 +82,7 @@ def _standard_webhooks(out: Outgoing, keys: Sequence[bytes], now: int) -> list[t
     return [
         ("webhook-id", out.key),
         ("webhook-timestamp", str(now)),
-        ("webhook-signature", " ".join(f"v1,{_base64(_hmac(key, signed))}" for key in keys)),
+        ("webhook-signature", " ".join([f"v1,{_base64(_hmac(key, signed))}" for key in keys])),
     ]
 
 
@@ -132,16 +137,19 @@ def _key(secret: str) -> bytes:
 
 
 def _hmac(key: bytes, signed: bytes) -> bytes:
-    mac = _prepared(key).copy()
-    mac.update(signed)
-    return mac.digest()
+    """HMAC-SHA256 (RFC 2104), the key mixed in beforehand as its section 4 has it: half the work of a short message."""
+    within, around = _mixed_in(key)
+    inner, outer = within.copy(), around.copy()
+    inner.update(signed)
+    outer.update(inner.digest())
+    return outer.digest()
 
 
 @lru_cache(MAX_PREPARED)
-def _prepared(key: bytes) -> HMAC:
-    """With the key already mixed in, which is half the work of a short message."""
-    return HMAC(key, digestmod="sha256")
+def _mixed_in(key: bytes) -> tuple["Hash", "Hash"]:
+    block = (key if len(key) <= BLOCK else sha256(key).digest()).ljust(BLOCK, b"\0")
+    return sha256(bytes(byte ^ 0x36 for byte in block)), sha256(bytes(byte ^ 0x5C for byte in block))
 
 
 def _base64(raw: bytes) -> str:
-    return b64encode(raw).decode()
+    return binascii.b2a_base64(raw, newline=False).decode()

@@ -5,7 +5,7 @@ event loop's, and only put into the library's shape when somebody looks.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import accumulate
 
 from prometheus_client.core import HistogramMetricFamily
@@ -33,6 +33,18 @@ class Timing:
         return list(zip(bounds, map(float, accumulate(self._counts)), strict=True)), self._sum
 
 
+class _Series(dict[str, Timing]):
+    """Those of one histogram by their label."""
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        super().__init__()
+        self._bounds = bounds
+
+    def __missing__(self, value: str) -> Timing:
+        timing = self[value] = Timing(self._bounds)
+        return timing
+
+
 class Timings(Collector):
     """A histogram with one label. `of` is its series of that label; a series is there once it was asked for."""
 
@@ -41,15 +53,9 @@ class Timings(Collector):
     ) -> None:
         self.name, self.label = name, label
         self._documentation = documentation
-        self._bounds = bounds
-        self._series: dict[str, Timing] = {}
+        self._series = _Series(bounds)
+        self.of: Callable[[str], Timing] = self._series.__getitem__
         registry.register(self)
-
-    def of(self, value: str) -> Timing:
-        timing = self._series.get(value)
-        if timing is None:
-            timing = self._series[value] = Timing(self._bounds)
-        return timing
 
     def collect(self) -> Iterator[HistogramMetricFamily]:
         """What the registry asks for when it is looked at."""

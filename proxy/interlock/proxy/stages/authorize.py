@@ -1,8 +1,9 @@
 """Authorize: puts the call to the engine, and waits for another's outcome if the same call is running."""
 
 import functools
-import secrets
+import os
 import time
+from base64 import urlsafe_b64encode
 
 from interlock.governance.errors import ConflictError, InterlockError, NotFoundError, UnavailableError
 from interlock.governance.v1 import governance_pb2 as pb
@@ -122,7 +123,7 @@ class Authorize:
 
 
 def _attempt_id() -> str:
-    return secrets.token_urlsafe(16)
+    return urlsafe_b64encode(os.urandom(16))[:22].decode()
 
 
 def _runs_elsewhere(judged: Call) -> bool:

@@ -6,7 +6,7 @@ from decimal import Decimal, InvalidOperation
 
 from interlock.governance.errors import InvalidRequestError, UnauthenticatedError
 from interlock.governance.values import replace
-from interlock.proxy.call import WHOLE_DEADLINE, Call, Headers, Incoming
+from interlock.proxy.call import WHOLE_DEADLINE, Call, Incoming
 from interlock.proxy.money import micros_of
 from interlock.proxy.request_errors import MissingKeyError
 
@@ -44,9 +44,10 @@ def check_target(target: str) -> None:
     path = target.partition("?")[0]
     if not _TARGET.fullmatch(target):
         raise InvalidRequestError("invalid_path", "the request target is not a path of visible ASCII characters")
-    if (_CONTROL if path.startswith(_RUNS) else _HIDDEN).search(path):
+    if "%" in path and (_CONTROL if path.startswith(_RUNS) else _HIDDEN).search(path):
         raise InvalidRequestError("invalid_path", "the path holds an encoded slash, backslash or control character")
-    if any(_DOT_SEGMENT.fullmatch(segment) for segment in path.split("/")):
+    dots = "/." in path or "/%" in path
+    if dots and any(_DOT_SEGMENT.fullmatch(segment) for segment in path.split("/")):
         raise InvalidRequestError("invalid_path", "the path holds a dot segment")
 
 
@@ -87,20 +88,23 @@ class RequestFields:
     """The header fields of a request that speak to Interlock."""
 
     def __init__(self, incoming: Incoming) -> None:
-        self._headers: Headers = incoming.headers
+        self._values: dict[str, list[str]] = {}
+        for name, value in incoming.headers:
+            self._values.setdefault(name.lower(), []).append(value.strip())
 
-    def all(self, name: str) -> list[str]:
-        lower = name.lower()
-        return [value.strip() for field, value in self._headers if field.lower() == lower]
+    def all(self, name: str) -> Sequence[str]:
+        return self._values.get(name.lower(), ())
 
     def one(self, name: str, reason: str = "invalid_header") -> str:
         """The field's value, empty if it is absent. Errors: `reason` if it stands more than once or is empty."""
-        values = self.all(name)
+        values = self._values.get(name.lower())
+        if values is None:
+            return ""
         if len(values) > 1:
             raise InvalidRequestError(reason, f"{name} stands more than once", field=f"header.{name}")
         if values == [""]:
             raise InvalidRequestError(reason, f"{name} is empty", field=f"header.{name}")
-        return values[0] if values else ""
+        return values[0]
 
     def credential(self, own: str) -> str:
         """The bearer key, or, without any Authorization, the sidecar's `own`: a bad one is not downgraded.
@@ -156,8 +160,9 @@ class RequestFields:
 
     def wait_s(self) -> float:
         """The `wait` of Prefer (RFC 7240 4.3): bare, as long as the tool may take; malformed, as if absent."""
-        preferences = ",".join(self.all("Prefer")).split(",")
-        for preference in preferences:
+        if not (values := self.all("Prefer")):
+            return 0.0
+        for preference in ",".join(values).split(","):
             if found := _WAIT.fullmatch(preference.partition(";")[0].strip()):
                 return float(found[2]) if found[2] else WHOLE_DEADLINE
         return 0.0
