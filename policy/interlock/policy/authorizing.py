@@ -18,9 +18,11 @@ from interlock.policy.model import (
     METHOD,
     Decision,
     Dedup,
+    Epochs,
     Limits,
     Ruling,
     Scope,
+    Snapshot,
     Tool,
     VersionedPolicy,
 )
@@ -32,6 +34,7 @@ from interlock.policy.runs import EXCEEDED, Quota, Runs
 MAX_KEY_BYTES = 256
 MAX_RUN_ID_BYTES = 256
 DIGEST_BYTES = 32
+MAX_RULED = 4096
 ROUNDS = 8
 """How often a call is judged again before we say that its policy will not hold still."""
 
@@ -93,6 +96,23 @@ class _Case:
     limits: Limits
 
 
+@dataclass(frozen=True, slots=True)
+class _Ruled:
+    """What the rules say of an agent's calls of a tool, but for what a call declares; and what that rests on."""
+
+    epochs: Epochs
+    tool: Tool
+    policy: VersionedPolicy
+    plan: Plan
+    origin: str
+    switch: Ruling
+    ruling: Ruling
+    limits: Limits
+
+    def rests_on(self, snapshot: Snapshot, tool: Tool, policy: VersionedPolicy) -> bool:
+        return self.tool is tool and self.policy is policy and self.epochs == snapshot.epochs
+
+
 class Authorizer:
     """Judges calls."""
 
@@ -112,6 +132,7 @@ class Authorizer:
         self._knowledge = knowledge
         self._plans = plans
         self._allow_without_policy = allow_without_policy
+        self._ruled: dict[tuple[Scope, str], _Ruled] = {}
 
     async def resolve(self, credential: str, agent_id: str, tool: str) -> tuple[Scope, Tool]:
         """The agent a call would run as, and the tool it means. Errors: NotFoundError `tool_not_found`."""
@@ -130,7 +151,14 @@ class Authorizer:
         check(question)
         reserved: set[Scope] = set()
         try:
-            verdict = await self._judged(question, reserved)
+            for _ in range(ROUNDS):
+                standing = await self._knowledge.identify(question.credential)
+                scope = access.acting_agent(standing.identity, question.agent_id)
+                verdict = await self._judge(question, standing, scope, reserved)
+                if verdict is not None:
+                    break
+            else:
+                raise _unsettled_policy()
         except UnavailableError:
             # It may have been let through: whoever asked asks again, or gives the attempt up.
             raise
@@ -140,15 +168,6 @@ class Authorizer:
         if isinstance(verdict, ToolChanged) or verdict.decision.permit is None:
             await self._give_back(question, reserved)
         return verdict
-
-    async def _judged(self, question: Question, reserved: set[Scope]) -> Judged | ToolChanged:
-        for _ in range(ROUNDS):
-            standing = await self._knowledge.identify(question.credential)
-            scope = access.acting_agent(standing.identity, question.agent_id)
-            verdict = await self._judge(question, standing, scope, reserved)
-            if verdict is not None:
-                return verdict
-        raise _unsettled_policy()
 
     async def _give_back(self, question: Question, reserved: set[Scope]) -> None:
         for scope in reserved:
@@ -196,19 +215,42 @@ class Authorizer:
     def _case(
         self, standing: Standing, scope: Scope, tool: Tool, policy: VersionedPolicy, declared_micros: int
     ) -> _Case:
-        namespace = standing.snapshot.namespace
-        held = rules.terms(policy.policy, namespace, allow_without_policy=self._allow_without_policy)
+        ruled = self._ruled.get((scope, tool.name))
+        if ruled is None or not ruled.rests_on(standing.snapshot, tool, policy):
+            ruled = self._rule(standing.snapshot, scope, tool, policy)
+        limits = ruled.limits
+        if declared_micros > limits.cost_micros:
+            limits = replace(limits, cost_micros=declared_micros)
         return _Case(
             standing=standing,
             scope=scope,
             tool=tool,
-            plan=self._plans.of(namespace),
+            plan=ruled.plan,
             policy_version=policy.version,
-            origin=held.origin,
-            switch=rules.switches(standing.snapshot),
-            ruling=rules.lists(tool, held),
-            limits=rules.limits(tool.name, held.policy, declared_micros),
+            origin=ruled.origin,
+            switch=ruled.switch,
+            ruling=ruled.ruling,
+            limits=limits,
         )
+
+    def _rule(self, snapshot: Snapshot, scope: Scope, tool: Tool, policy: VersionedPolicy) -> "_Ruled":
+        """What the rules say of a tool to an agent, remembered for as long as all that it rests on stays as it is."""
+        namespace = snapshot.namespace
+        held = rules.terms(policy.policy, namespace, allow_without_policy=self._allow_without_policy)
+        ruled = _Ruled(
+            epochs=snapshot.epochs,
+            tool=tool,
+            policy=policy,
+            plan=self._plans.of(namespace),
+            origin=held.origin,
+            switch=rules.switches(snapshot),
+            ruling=rules.lists(tool, held),
+            limits=rules.limits(tool.name, held.policy, 0),
+        )
+        if len(self._ruled) >= MAX_RULED:
+            self._ruled.clear()
+        self._ruled[scope, tool.name] = ruled
+        return ruled
 
     async def _quota(self, question: Question, case: _Case) -> Quota | None:
         """A run, if the plan limits them, for a call that nothing speaks against so far."""
@@ -249,6 +291,8 @@ def check(question: Question) -> None:
 def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits, origin: str = "") -> str:
     """The rule behind a refusal, in the words of the policy, `origin` before them; empty if nothing was refused."""
     match reason:
+        case "ok":
+            return ""
         case "agent_disabled":
             return "switch: agent"
         case "max_actions_per_hour_exceeded":

@@ -4,6 +4,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import field
 from enum import IntEnum, StrEnum
+from typing import NamedTuple
 
 from interlock.governance.values import dataclass
 
@@ -60,8 +61,7 @@ class Dedup(StrEnum):
     OFF = "off"
 
 
-@dataclass(frozen=True, slots=True)
-class Scope:
+class Scope(NamedTuple):
     """An agent in its namespace: everything one decision touches lives under it."""
 
     namespace: str
@@ -254,8 +254,7 @@ class Namespace:
         return self.name == DEFAULT_NAMESPACE or (self.revision > 0 and not self.deleted_at_ms)
 
 
-@dataclass(frozen=True, slots=True)
-class Epochs:
+class Epochs(NamedTuple):
     """Versions of the two things a decision takes from outside its agent's slot. Any change raises one."""
 
     world: int = 0

@@ -12,6 +12,8 @@ from typing import Any, NoReturn, Self, cast
 import grpc
 from grpc import aio
 
+from interlock.governance.timers import Timers
+
 Metadata = Sequence[tuple[str, str | bytes]]
 Handler = Callable[[Any, Any], Awaitable[Any]]
 
@@ -63,6 +65,7 @@ class _LocalChannel:
     def __init__(self, handlers: Mapping[str, Handler], streams: Mapping[str, Callable[[Any, Any], Any]]) -> None:
         self._handlers = handlers
         self._streams = streams
+        self._timers = Timers()
 
     def unary_unary(self, path: str, **_: object) -> Callable[..., Awaitable[Any]]:
         handler = self._handlers[path]
@@ -71,7 +74,7 @@ class _LocalChannel:
             context = LocalContext(metadata)
             if timeout is None:
                 return await handler(request, context)
-            deadline = _Deadline(timeout)
+            deadline = _Deadline(timeout, self._timers)
             try:
                 return await handler(request, context)
             except asyncio.CancelledError:
@@ -103,13 +106,13 @@ class _Deadline:
 
     __slots__ = ("_cancelling", "_passed", "_task", "_timer")
 
-    def __init__(self, timeout_s: float) -> None:
+    def __init__(self, timeout_s: float, timers: Timers) -> None:
         task = asyncio.current_task()
         assert task is not None  # noqa: S101 - for the type checker
         self._task = task
         self._cancelling = task.cancelling()
         self._passed = False
-        self._timer = task.get_loop().call_later(timeout_s, self._pass)
+        self._timer = timers.call_later(timeout_s, self._pass)
 
     def ended_it(self) -> bool:
         """Whether a cancellation that arrived is this deadline's, and nobody else's as well."""

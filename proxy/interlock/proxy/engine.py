@@ -59,9 +59,9 @@ def _credentials(tls: TlsFiles) -> grpc.ChannelCredentials:
 class Asking(Protocol):
     """The three questions of every call. Errors: LostAnswerError if none came in time, else the engine's own."""
 
-    async def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> pb.AuthorizeResponse: ...
-    async def renew(self, request: pb.RenewRequest, within_s: float) -> pb.RenewResponse: ...
-    async def settle(self, request: pb.SettleRequest, within_s: float) -> pb.SettleResponse: ...
+    def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> Awaitable[pb.AuthorizeResponse]: ...
+    def renew(self, request: pb.RenewRequest, within_s: float) -> Awaitable[pb.RenewResponse]: ...
+    def settle(self, request: pb.SettleRequest, within_s: float) -> Awaitable[pb.SettleResponse]: ...
     async def close(self) -> None: ...
 
 
@@ -73,26 +73,28 @@ class Unary:
         self._timelines = TimelinesStub(channel)
         self._metadata = metadata
 
-    async def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> pb.AuthorizeResponse:
-        return await self._call(self._stub.Authorize, request, within_s)
+    def authorize(self, request: pb.AuthorizeRequest, within_s: float) -> Awaitable[pb.AuthorizeResponse]:
+        return self._call(self._stub.Authorize, request, within_s)
 
-    async def renew(self, request: pb.RenewRequest, within_s: float) -> pb.RenewResponse:
-        return await self._call(self._stub.Renew, request, within_s)
+    def renew(self, request: pb.RenewRequest, within_s: float) -> Awaitable[pb.RenewResponse]:
+        return self._call(self._stub.Renew, request, within_s)
 
-    async def settle(self, request: pb.SettleRequest, within_s: float) -> pb.SettleResponse:
-        return await self._call(self._stub.Settle, request, within_s)
+    def settle(self, request: pb.SettleRequest, within_s: float) -> Awaitable[pb.SettleResponse]:
+        return self._call(self._stub.Settle, request, within_s)
 
-    async def resolve(self, request: pb.ResolveToolRequest, within_s: float) -> pb.ResolveToolResponse:
-        return await self._call(self._stub.ResolveTool, request, within_s)
+    def resolve(self, request: pb.ResolveToolRequest, within_s: float) -> Awaitable[pb.ResolveToolResponse]:
+        return self._call(self._stub.ResolveTool, request, within_s)
 
-    async def wait(self, request: pb.AwaitRequest, within_s: float) -> pb.AwaitResponse:
-        return await self._call(self._stub.Await, request, within_s)
+    def wait(self, request: pb.AwaitRequest, within_s: float) -> Awaitable[pb.AwaitResponse]:
+        return self._call(self._stub.Await, request, within_s)
 
-    async def abandon(self, request: pb.AbandonRequest, within_s: float) -> pb.AbandonResponse:
-        return await self._call(self._stub.Abandon, request, within_s)
+    def abandon(self, request: pb.AbandonRequest, within_s: float) -> Awaitable[pb.AbandonResponse]:
+        return self._call(self._stub.Abandon, request, within_s)
 
-    async def record_degraded(self, request: pb.RecordDegradedRequest, within_s: float) -> pb.RecordDegradedResponse:
-        return await self._call(self._stub.RecordDegraded, request, within_s)
+    def record_degraded(
+        self, request: pb.RecordDegradedRequest, within_s: float
+    ) -> Awaitable[pb.RecordDegradedResponse]:
+        return self._call(self._stub.RecordDegraded, request, within_s)
 
     async def record_unknown_tool(
         self, request: timeline_pb2.RecordUnknownToolRequest, within_s: float
@@ -131,20 +133,20 @@ class EngineClient:
     async def close(self) -> None:
         await self._asking.close()
 
-    async def resolve(self, request: pb.ResolveToolRequest) -> pb.ResolveToolResponse:
-        return await self._ask("resolve", self._unary.resolve, request)
+    def resolve(self, request: pb.ResolveToolRequest) -> Awaitable[pb.ResolveToolResponse]:
+        return self._ask("resolve", self._unary.resolve, request)
 
-    async def authorize(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
-        return await self._ask("authorize", self._asking.authorize, request)
+    def authorize(self, request: pb.AuthorizeRequest) -> Awaitable[pb.AuthorizeResponse]:
+        return self._ask("authorize", self._asking.authorize, request)
 
-    async def renew(self, request: pb.RenewRequest) -> pb.RenewResponse:
-        return await self._ask("renew", self._asking.renew, request)
+    def renew(self, request: pb.RenewRequest) -> Awaitable[pb.RenewResponse]:
+        return self._ask("renew", self._asking.renew, request)
 
-    async def settle(self, request: pb.SettleRequest) -> pb.SettleResponse:
-        return await self._ask("settle", self._asking.settle, request)
+    def settle(self, request: pb.SettleRequest) -> Awaitable[pb.SettleResponse]:
+        return self._ask("settle", self._asking.settle, request)
 
-    async def abandon(self, request: pb.AbandonRequest) -> pb.AbandonResponse:
-        return await self._ask("abandon", self._unary.abandon, request)
+    def abandon(self, request: pb.AbandonRequest) -> Awaitable[pb.AbandonResponse]:
+        return self._ask("abandon", self._unary.abandon, request)
 
     async def record_unknown_tool(self, request: timeline_pb2.RecordUnknownToolRequest) -> None:
         await self._ask("record_unknown_tool", self._unary.record_unknown_tool, request)

@@ -11,6 +11,7 @@ import structlog
 
 from interlock.governance.errors import InterlockError
 from interlock.governance.tasks import end
+from interlock.governance.timers import Timer, Timers
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Lease
 from interlock.proxy.engine import EngineClient
@@ -27,15 +28,18 @@ DEGRADED_STREAM_S = 300.0
 class HeldLease:
     """An async context in which a permit is renewed every third of its lease. Most calls are over before the first."""
 
-    def __init__(self, engine: EngineClient, permit: pb.Permit, lease: Lease, credential: str = "") -> None:
+    def __init__(
+        self, engine: EngineClient, timers: Timers, permit: pb.Permit, lease: Lease, credential: str = ""
+    ) -> None:
         """`credential` is the key that the call was made with: revoked, it ends the lease."""
         self._engine = engine
+        self._timers = timers
         self._permit = permit
         self._credential = credential
         self._lease = lease
         self._revoked = ""
         self._interval_s = lease.length_s / 3
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: Timer | None = None
         self._renewing: asyncio.Task[None] | None = None
         self._stream: asyncio.Timeout | None = None
         self._end_timer: asyncio.TimerHandle | None = None
@@ -47,10 +51,12 @@ class HeldLease:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
     ) -> None:
-        for timer in (self._timer, self._end_timer):
-            if timer is not None:
-                timer.cancel()
-        await end(self._renewing)
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._end_timer is not None:
+            self._end_timer.cancel()
+        if self._renewing is not None:
+            await end(self._renewing)
 
     def why_not(self) -> str:
         """Why nothing may be sent under this lease any more, or empty."""
@@ -76,7 +82,7 @@ class HeldLease:
     def _schedule(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-        self._timer = asyncio.get_running_loop().call_later(self._interval_s, self._start_renewing)
+        self._timer = self._timers.call_later(self._interval_s, self._start_renewing)
 
     def _start_renewing(self) -> None:
         if self._renewing is None or self._renewing.done():

@@ -30,6 +30,8 @@ from interlock.proxy.upstream import Upstream
 
 log = structlog.get_logger()
 
+_OUTCOMES = {number: name.removeprefix("OUTCOME_").lower() for name, number in pb.Outcome.items()}
+
 Stage = Callable[[Call], Awaitable[Call]]
 """Takes a call one step further. Raises InterlockError where it ends in an error, before anything was sent."""
 
@@ -165,7 +167,7 @@ def _tell_finished(call: Call, reason: str, *, failed: bool = False) -> None:
         trace_id=call.trace.trace_id if call.trace is not None else "",
         decision=call.decision.value,
         reason=reason,
-        outcome=pb.Outcome.Name(call.forwarded.outcome).removeprefix("OUTCOME_").lower(),
+        outcome=_OUTCOMES[call.forwarded.outcome],
         status=call.forwarded.status,
         settled=call.settled,
         degraded=call.degraded,

@@ -47,10 +47,12 @@ class PlainDoor:
         """Carries the call and answers it, whatever becomes of the agent."""
         route: ToolsRoute | RunRoute = self._runs if incoming.target == RUN_PATH else self._tools
         task = asyncio.create_task(route.serve(incoming, agent, last=self._is_last))
-        busy = self._front_door.busy
-        busy.add(task)
-        task.add_done_callback(busy.discard)
+        self._front_door.busy.add(task)
         return task
+
+    def left(self, task: asyncio.Task[None]) -> None:
+        """To be told when that is over."""
+        self._front_door.busy.discard(task)
 
     def _is_last(self) -> bool:
         return self._front_door.draining

@@ -57,6 +57,9 @@ class Door(Protocol):
     def enter(self, incoming: Incoming, agent: "PlainAgent") -> asyncio.Task[None]:
         """Carries the call and answers it, whatever becomes of the agent."""
 
+    def left(self, task: asyncio.Task[None]) -> None:
+        """To be told when that is over."""
+
 
 class Lane:
     """One connection in the lane. `busy` while a call is under way or half here."""
@@ -132,6 +135,7 @@ class Lane:
     def _over(self, task: asyncio.Task[None]) -> None:
         """The call is answered: the next may come, or is here already."""
         self.task = None
+        self._door.left(task)
         if self.closed or not self._connection.open:
             return
         if task.cancelled():

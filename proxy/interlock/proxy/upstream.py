@@ -14,6 +14,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from functools import cache, partial
 from ipaddress import ip_address
 from types import TracebackType
+from typing import NamedTuple
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 from yarl import URL
@@ -52,8 +53,7 @@ class UpstreamRequest:
     why_not: Callable[[], str] = str
 
 
-@dataclass(frozen=True, slots=True)
-class Place:
+class Place(NamedTuple):
     """Where connections lead: all to one place may be used for one another. `authority` is what Host says."""
 
     tls: bool

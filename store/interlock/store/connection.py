@@ -7,9 +7,9 @@ as RESP2 has them: bytes, integers, None and flat lists.
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, cast
+from typing import Any, Protocol
 
 import hiredis
 import structlog
@@ -55,17 +55,17 @@ class Connection:
         if self._pipe is not None:
             self._pipe.close()
 
-    async def run(
+    def run(
         self, name: str, keys: Sequence[str], args: Sequence[Argument], beside: Sequence[Command] = ()
-    ) -> list[Any]:
+    ) -> Awaitable[list[Any]]:
         """Runs a script, then the commands `beside`, in one write. Returns the script's reply, then theirs."""
-        return await self.run_all(name, [(keys, args)], beside)
+        return self.run_all(name, [(keys, args)], beside)
 
     async def run_all(
         self, name: str, runs: Sequence[tuple[Sequence[str], Sequence[Argument]]], beside: Sequence[Command] = ()
     ) -> list[Any]:
         """Runs a script once for each keys and arguments, then the commands `beside`, in one write; as `run`."""
-        commands = [*(self.script(name, keys, args) for keys, args in runs), *beside]
+        commands = [*[self.script(name, keys, args) for keys, args in runs], *beside]
         began = time.perf_counter()
         try:
             replies = await self._asked(commands)
@@ -168,12 +168,13 @@ def _no_script(reply: object) -> bool:
 
 
 def _checked(operation: str, replies: Any) -> list[Any]:
-    for reply in replies if isinstance(replies, list) else [replies]:
+    checked: list[Any] = replies if isinstance(replies, list) else [replies]
+    for reply in checked:
         if isinstance(reply, hiredis.ReplyError):
             # A full, loading or read-only Redis answers with errors: whatever they say, nothing was decided.
             log.error("redis.refused", operation=operation, error=str(reply))
             raise _unavailable() from reply
-    return cast("list[Any]", replies)
+    return checked
 
 
 def _unavailable(*, asked: bool = True) -> UnavailableError:

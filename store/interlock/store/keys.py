@@ -101,7 +101,13 @@ def epoch_reads(namespace: str) -> tuple[tuple[str, str], ...]:
 
 def of_agent(scope: Scope, *parts: str) -> str:
     """A key in an agent's slot."""
-    return ":".join((PREFIX, f"{{{scope.namespace}:{scope.agent_id}}}", *parts))
+    return slot(scope) + ":".join(parts)
+
+
+@lru_cache(AGENTS_REMEMBERED)
+def slot(scope: Scope) -> str:
+    """What stands before every key in an agent's slot."""
+    return f"{PREFIX}:{{{scope.namespace}:{scope.agent_id}}}:"
 
 
 def of_namespace(namespace: str, *parts: str) -> str:

@@ -47,6 +47,8 @@ RECORD = (
     "run",
 )
 
+VERDICTS = {verdict.value: verdict for verdict in Verdict}
+OUTCOMES = {outcome.value.encode(): outcome for outcome in Outcome}
 NO_ANSWER = Answer(status=0, kept=False)
 
 
@@ -111,7 +113,8 @@ class RedisLedger:
     ) -> Settlement:
         scope = permit.scope
         _, state, opened, *rest = keys.of_decisions(scope)
-        call, attempt = keys.of_agent(scope, "call", permit.key), keys.of_agent(scope, "attempt", permit.attempt_id)
+        slot = keys.slot(scope)
+        call, attempt = f"{slot}call:{permit.key}", f"{slot}attempt:{permit.attempt_id}"
         at = [state, call, opened, attempt, *rest, *keys.of_call_in_run(scope, permit.run_id)]
         beside = [*(_not_looked_after(permit) if event == "resolution" else ()), *self._noted(scope, permit.run_id)]
         reply = await self._redis.run(
@@ -133,7 +136,7 @@ class RedisLedger:
         )
         self._trails.grew(scope)
         applied, now, charged = reply[0]
-        return Settlement(applied == b"1", Outcome(now.decode()) if now else outcome, int(charged))
+        return Settlement(applied == b"1", OUTCOMES[now] if now else outcome, int(charged))
 
     async def record_degraded(self, call: DegradedCall) -> RecordedCall:
         args = [*_degraded_args(call), self._trails.backlog_cap, *([call.scope.agent_id] if call.run_id else [])]
@@ -201,9 +204,9 @@ class RedisLedger:
 def _authorize_keys(reservation: Reservation) -> list[str]:
     scope = reservation.scope
     config, state, opened, *rest = keys.of_decisions(scope)
-    call, call_id = keys.of_agent(scope, "call", reservation.key), keys.of_agent(scope, "id", reservation.call_id)
-    attempt, run = keys.of_agent(scope, "attempt", reservation.attempt_id), reservation.run_id
-    return [config, state, call, opened, call_id, attempt, *rest, *keys.of_call_in_run(scope, run)]
+    at, run = keys.slot(scope), reservation.run_id
+    call, call_id, attempt = f"call:{reservation.key}", f"id:{reservation.call_id}", f"attempt:{reservation.attempt_id}"
+    return [config, state, at + call, opened, at + call_id, at + attempt, *rest, *keys.of_call_in_run(scope, run)]
 
 
 def _authorize_args(reservation: Reservation) -> list[str | int]:
@@ -309,7 +312,7 @@ def _decision(reservation: Reservation, reply: Sequence[Any]) -> Decision:
     failure, answer = _told(reply[11:])
     world, namespace = basis.split(".")
     return Decision(
-        verdict=Verdict(verdict),
+        verdict=VERDICTS[verdict],
         reason=reason,
         call_id=call_id,
         basis=Epochs(int(world), int(namespace)),

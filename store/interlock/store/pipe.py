@@ -7,7 +7,6 @@ hiredis'. A connection on which nothing is heard for too long is closed: every q
 
 import asyncio
 import collections
-import itertools
 import math
 import ssl
 from collections.abc import Callable, Sequence
@@ -66,7 +65,7 @@ class Pipe(asyncio.Protocol):
         if self._transport is None:
             future.set_exception(PipeLostError("closed"))
             return future
-        self._outgoing += [_packed(tuple(command)) for command in commands]
+        self._outgoing += [_packed(tuple(command)) for command in commands]  # a list would be one argument
         self._questions.append(_Question(len(commands), [], future))
         if not self._writing:
             self._writing = True
@@ -107,7 +106,9 @@ class Pipe(asyncio.Protocol):
         if self._transport is not None:
             self._transport.write(b"".join(self._outgoing))
             due = self._loop.time() + self._answer_within_s
-            for question in itertools.takewhile(lambda question: question.due == math.inf, reversed(self._questions)):
+            for question in reversed(self._questions):
+                if question.due != math.inf:
+                    break
                 question.due = due
             if self._watch is None:
                 self._watch = self._loop.call_at(due, self._look)

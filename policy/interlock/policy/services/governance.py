@@ -31,7 +31,7 @@ from interlock.policy.services.messages import (
     question_of,
     route_message,
 )
-from interlock.policy.services.rpc import Caller, abort, caller_of, require_sidecar, rpc
+from interlock.policy.services.rpc import Caller, abort, caller_of, require_sidecar, rpc, sidecars_rpc
 from interlock.policy.tools import owner_of, signing_secrets
 from interlock.policy.upstream import opened
 from interlock.policy.waiting import Waits
@@ -66,7 +66,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         self._knowledge = knowledge
         self._waits = waits
         self._keyring = keyring
-        self._token = token
+        self.token = token
         self._exchanges: set[_Exchange] = set()
 
     def drain(self) -> None:
@@ -76,30 +76,27 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     @rpc
     async def ResolveTool(self, request: pb.ResolveToolRequest, caller: Caller) -> pb.ResolveToolResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+        require_sidecar(caller, self.token)
         scope, tool = await self._authorizer.resolve(request.credential, request.agent_id, request.tool)
         return pb.ResolveToolResponse(
             namespace=scope.namespace, agent_id=scope.agent_id, route=self.route(scope.namespace, tool)
         )
 
-    @rpc
-    async def Authorize(self, request: pb.AuthorizeRequest, caller: Caller) -> pb.AuthorizeResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
-        return await self._authorize(request)
+    @sidecars_rpc
+    def Authorize(self, request: pb.AuthorizeRequest) -> Awaitable[pb.AuthorizeResponse]:  # noqa: N802 - the contract's name
+        return self._authorize(request)
 
-    @rpc
-    async def Renew(self, request: pb.RenewRequest, caller: Caller) -> pb.RenewResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
-        return await self._renew(request)
+    @sidecars_rpc
+    def Renew(self, request: pb.RenewRequest) -> Awaitable[pb.RenewResponse]:  # noqa: N802 - the contract's name
+        return self._renew(request)
 
-    @rpc
-    async def Settle(self, request: pb.SettleRequest, caller: Caller) -> pb.SettleResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
-        return await self._settle(request)
+    @sidecars_rpc
+    def Settle(self, request: pb.SettleRequest) -> Awaitable[pb.SettleResponse]:  # noqa: N802 - the contract's name
+        return self._settle(request)
 
     @rpc
     async def Await(self, request: pb.AwaitRequest, caller: Caller) -> pb.AwaitResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+        require_sidecar(caller, self.token)
         standing = await self._knowledge.identify(request.credential)
         scope = access.acting_agent(standing.identity, request.agent_id)
         if not CALL_ID.fullmatch(request.call_id):
@@ -108,7 +105,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     @rpc
     async def Abandon(self, request: pb.AbandonRequest, caller: Caller) -> pb.AbandonResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+        require_sidecar(caller, self.token)
         scope = access.acting_agent((await self._knowledge.identify(request.credential)).identity, request.agent_id)
         if not ATTEMPT_ID.fullmatch(request.attempt_id):
             raise InvalidRequestError("invalid_request", "attempt_id is not valid", field="attempt_id")
@@ -118,7 +115,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     @rpc
     async def RecordDegraded(self, request: pb.RecordDegradedRequest, caller: Caller) -> pb.RecordDegradedResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+        require_sidecar(caller, self.token)
         if len(request.answer.body) > MAX_BODY_BYTES:
             raise InvalidRequestError("invalid_request", "the answer's body is over 1 MiB", field="answer.body")
         taken = await self._degraded.record(degraded_of(request))
@@ -126,7 +123,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     async def Exchange(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield
         try:
-            require_sidecar(caller_of(context), self._token)
+            require_sidecar(caller_of(context), self.token)
         except InterlockError as error:
             await abort(context, error)
         exchange = _Exchange(self._answer)

@@ -36,7 +36,11 @@ def caller_of(context: Any) -> Caller:
 
 def require_sidecar(caller: Caller, token: str) -> None:
     """Errors: DeniedError unless the caller shows the sidecars' token."""
-    if not token or not hmac.compare_digest(caller.sidecar_token.encode(), token.encode()):
+    _check_token(caller.sidecar_token, token)
+
+
+def _check_token(shown: str, token: str) -> None:
+    if not token or not hmac.compare_digest(shown.encode(), token.encode()):
         raise DeniedError("sidecar_only", "this service answers sidecars only")
 
 
@@ -51,6 +55,27 @@ def rpc(method: Callable[[Any, Any, Caller], Awaitable[Any]]) -> Callable[[Any, 
             await _fail(context, method.__qualname__, error)
 
     return handler
+
+
+def sidecars_rpc(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any, Any, Any], Awaitable[Any]]:
+    """The same for `method(self, request)`, which answers who shows the token of `self.token`, and nobody else."""
+
+    @functools.wraps(method)
+    async def handler(self: Any, request: Any, context: Any) -> Any:
+        try:
+            _check_token(_shown_by(context), self.token)
+            return await method(self, request)
+        except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told that it failed
+            await _fail(context, method.__qualname__, error)
+
+    return handler
+
+
+def _shown_by(context: Any) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == TOKEN_KEY and isinstance(value, str):
+            return value
+    return ""
 
 
 async def abort(context: Any, error: InterlockError) -> None:

@@ -18,6 +18,7 @@ from interlock.proxy.outage import Outage
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.identify import Tools
 
+_VERDICTS = {number: name.removeprefix("VERDICT_") for name, number in pb.Verdict.items()}
 MAX_WAIT_S = 120.0
 MAX_CHANGES = 5
 """So often may a tool change between resolving and asking before the call is given up."""
@@ -48,9 +49,7 @@ class Authorize:
         call = await self._with_fingerprint(call)
         judged = self._outage.runs_unjudged(call) or await self._until_decided(call)
         verdict = judged.verdict
-        self._metrics.decided(
-            pb.Verdict.Name(verdict.verdict).removeprefix("VERDICT_"), verdict.reason, call.tool.name, verdict.agent_id
-        )
+        self._metrics.decided(_VERDICTS[verdict.verdict], verdict.reason, call.tool.name, verdict.agent_id)
         self._outage.begins(judged)
         return judged
 

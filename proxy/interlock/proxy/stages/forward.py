@@ -2,19 +2,20 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from datetime import UTC, datetime
 from http import HTTPStatus
 from itertools import count
 
 import structlog
 
+from interlock.governance.timers import Timers
 from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.values import dataclass, replace
 from interlock.proxy.body import Body
 from interlock.proxy.breaker import Breakers, CallBreakers
-from interlock.proxy.call import Call, Forwarded
+from interlock.proxy.call import Call, CallTrace, Forwarded
 from interlock.proxy.credential import Credential, Credentials
 from interlock.proxy.engine import EngineClient
 from interlock.proxy.headers import returnable
@@ -80,6 +81,7 @@ class Forward:
         self._outage = outage
         self._metrics = metrics
         self._breakers = Breakers()
+        self._timers = Timers()
 
     async def __call__(self, call: Call) -> Call:
         with self._metrics.in_flight(call.tool.name):
@@ -97,7 +99,7 @@ class Forward:
     def _lease_of(self, call: Call) -> HeldLease | NoLease:
         if call.degraded:
             return NoLease()
-        return HeldLease(self._engine, call.verdict.permit, call.lease, call.ask.credential)
+        return HeldLease(self._engine, self._timers, call.verdict.permit, call.lease, call.ask.credential)
 
     async def _until_done(self, call: Call, lease: HeldLease | NoLease) -> Forwarded:
         breakers = self._breakers.of(call.verdict.permit, call.tool)
@@ -106,6 +108,8 @@ class Forward:
             tried = await self._try(call, lease, breakers, tries)
             upstream_s += tried.upstream_s
             wait_s = None if tried.final else backoff_s(tried, call.tool, tries)
+            if wait_s is None and tries == 1:
+                return tried
             if wait_s is None:
                 break
             if tried.outcome == pb.OUTCOME_AMBIGUOUS:
@@ -137,11 +141,13 @@ class Forward:
         again, _ = await self._send_once(call, replace(this, credential=newer, renewed=True))
         return replace(again, upstream_s=tried.upstream_s + again.upstream_s)
 
-    async def _send_once(self, call: Call, this: _Try) -> tuple[Forwarded, Credential | None]:
+    def _send_once(self, call: Call, this: _Try) -> Awaitable[tuple[Forwarded, Credential | None]]:
         """What became of it, and a newer credential if the tool does not accept this one any more."""
-        if call.trace is None:
-            return await self._told(call, this)
-        with call.trace.sending(call, this.number) as sending:
+        return self._told(call, this) if call.trace is None else self._traced(call, call.trace, this)
+
+    async def _traced(self, call: Call, trace: CallTrace, this: _Try) -> tuple[Forwarded, Credential | None]:
+        """The same under a trace of this try."""
+        with trace.sending(call, this.number) as sending:
             tried, newer = await self._told(replace(call, draft=sending.on(call.draft)), this)
             sending.ended(tried)
         return tried, newer
