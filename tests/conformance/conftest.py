@@ -16,7 +16,7 @@ class Silent:
 
 @pytest.fixture
 async def store(redis_url: str) -> AsyncIterator[Store]:
-    async with open_store(RedisSettings(url=redis_url), Silent()) as store:
+    async with open_store(RedisSettings(url=redis_url, connect_timeout_ms=5_000), Silent()) as store:
         yield store
 
 
