@@ -63,6 +63,8 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("DELETE", "/v1/namespaces/default", None),
         ("GET", "/v1/plans", None),
         ("GET", "/v1/changes", None),
+        ("GET", "/v1/usage?kind=ai", None),
+        ("GET", "/v1/usage/all", None),
         ("POST", "/v1/me/notifications", {"email_notifications_enabled": False}),
         ("POST", "/v1/events", {"run_id": "r", "type": "note", "agent_id": other}),
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),

@@ -38,8 +38,38 @@ class Requests(Protocol):
         """Counts one request if no 60 seconds on end hold `limit` of them; an attempt that was admitted stays so."""
 
 
+@dataclass(frozen=True, slots=True)
+class KindCounts:
+    """Of one kind: what was charged, asked for, and refused."""
+
+    charged: int
+    requests: int
+    blocked: int
+
+
+@dataclass(frozen=True, slots=True)
+class MonthCounts:
+    """A month (YYYY-MM, UTC) of a namespace as it was at a time (unix ms).
+
+    `make` are check-locks; `leases` leases and keyed runs, and `polls` of them found the key held. `calls` are the
+    governed calls, a replay is asked for and neither charged nor refused. `reserved` is what a plan with a limit has
+    counted of leases, runs and calls.
+    """
+
+    month: str
+    at_ms: int
+    make: KindCounts
+    leases: KindCounts
+    calls: KindCounts
+    polls: int
+    reserved: int
+
+
 class Accounts(Protocol):
-    """What namespaces want."""
+    """What namespaces want, and what they have used."""
+
+    async def month(self, namespace: str) -> MonthCounts:
+        """The running one."""
 
     async def notifications(self, namespace: str) -> Notifications:
         """As they are; what was never set is wanted."""

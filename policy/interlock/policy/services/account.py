@@ -9,10 +9,11 @@ from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import account_pb2 as pb
 from interlock.governance.v1 import account_pb2_grpc, admin_pb2
 from interlock.policy import access
-from interlock.policy.account_ports import Accounts, NotificationChanges, Notifications
+from interlock.policy.account_ports import Accounts, MonthCounts, NotificationChanges, Notifications
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Role
-from interlock.policy.plans import Plans
+from interlock.policy.plans import Plan, Plans
+from interlock.policy.runs import month_end_ms
 from interlock.policy.services.namespaces import plan_message
 from interlock.policy.services.rpc import Caller, rpc
 
@@ -52,6 +53,36 @@ class AccountService(account_pb2_grpc.AccountServicer):
         wanted = await self._accounts.set_notifications(identity.namespace, changes, facts=facts)
         log.info("notifications.set", namespace=identity.namespace, key_id=identity.key_id, **told)
         return notifications_message(wanted)
+
+    @rpc
+    async def GetUsage(self, request: pb.GetUsageRequest, caller: Caller) -> pb.AccountUsage:  # noqa: N802, ARG002 - the contract's name and shape
+        identity = await self._knowledge.authenticate(caller.credential)
+        access.require(identity, Role.VIEWER)
+        namespace = (await self._knowledge.up_to_date(identity.namespace)).namespace
+        return usage_message(self._plans.shown(namespace), await self._accounts.month(identity.namespace))
+
+
+def usage_message(plan: Plan, counts: MonthCounts) -> pb.AccountUsage:
+    """What a limit is held to is counted with it; without one, what was charged of each."""
+    limited, leases, calls = plan.runs_per_month is not None, counts.leases, counts.calls
+    return pb.AccountUsage(
+        plan=plan.name,
+        month=counts.month,
+        month_resets_in_ms=month_end_ms(counts.at_ms) - counts.at_ms,
+        make=pb.KindUsage(
+            usage=counts.make.charged,
+            limit=plan.check_locks_per_month,
+            requests=counts.make.requests,
+            blocked=counts.make.blocked,
+        ),
+        ai=pb.KindUsage(
+            usage=counts.reserved if limited else leases.charged + calls.charged,
+            limit=plan.runs_per_month,
+            requests=leases.requests + calls.requests,
+            blocked=leases.blocked + calls.blocked,
+        ),
+        polling=counts.polls,
+    )
 
 
 def changes_of(request: pb.UpdateNotificationsRequest) -> NotificationChanges:

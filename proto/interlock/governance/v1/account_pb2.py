@@ -26,7 +26,7 @@ from interlock.governance.v1 import admin_pb2 as interlock_dot_governance_dot_v1
 from interlock.governance.v1 import namespaces_pb2 as interlock_dot_governance_dot_v1_dot_namespaces__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%interlock/governance/v1/account.proto\x12\x17interlock.governance.v1\x1a#interlock/governance/v1/admin.proto\x1a(interlock/governance/v1/namespaces.proto\"\x13\n\x11GetAccountRequest\"\xdb\x01\n\x0b\x41\x63\x63ountInfo\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12+\n\x04plan\x18\x02 \x01(\x0b\x32\x1d.interlock.governance.v1.Plan\x12=\n\rnotifications\x18\x03 \x01(\x0b\x32&.interlock.governance.v1.Notifications\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12+\n\x04role\x18\x05 \x01(\x0e\x32\x1d.interlock.governance.v1.Role\x12\x10\n\x08\x61gent_id\x18\x06 \x01(\t\"I\n\rNotifications\x12\r\n\x05\x65mail\x18\x01 \x01(\x08\x12\x13\n\x0btool_errors\x18\x02 \x01(\x08\x12\x14\n\x0crun_failures\x18\x03 \x01(\x08\"\x90\x01\n\x1aUpdateNotificationsRequest\x12\x12\n\x05\x65mail\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0btool_errors\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x19\n\x0crun_failures\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_emailB\x0e\n\x0c_tool_errorsB\x0f\n\r_run_failures2\xdd\x01\n\x07\x41\x63\x63ount\x12^\n\nGetAccount\x12*.interlock.governance.v1.GetAccountRequest\x1a$.interlock.governance.v1.AccountInfo\x12r\n\x13UpdateNotifications\x12\x33.interlock.governance.v1.UpdateNotificationsRequest\x1a&.interlock.governance.v1.Notificationsb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n%interlock/governance/v1/account.proto\x12\x17interlock.governance.v1\x1a#interlock/governance/v1/admin.proto\x1a(interlock/governance/v1/namespaces.proto\"\x13\n\x11GetAccountRequest\"\xdb\x01\n\x0b\x41\x63\x63ountInfo\x12\x11\n\tnamespace\x18\x01 \x01(\t\x12+\n\x04plan\x18\x02 \x01(\x0b\x32\x1d.interlock.governance.v1.Plan\x12=\n\rnotifications\x18\x03 \x01(\x0b\x32&.interlock.governance.v1.Notifications\x12\x0e\n\x06key_id\x18\x04 \x01(\t\x12+\n\x04role\x18\x05 \x01(\x0e\x32\x1d.interlock.governance.v1.Role\x12\x10\n\x08\x61gent_id\x18\x06 \x01(\t\"I\n\rNotifications\x12\r\n\x05\x65mail\x18\x01 \x01(\x08\x12\x13\n\x0btool_errors\x18\x02 \x01(\x08\x12\x14\n\x0crun_failures\x18\x03 \x01(\x08\"\x90\x01\n\x1aUpdateNotificationsRequest\x12\x12\n\x05\x65mail\x18\x01 \x01(\x08H\x00\x88\x01\x01\x12\x18\n\x0btool_errors\x18\x02 \x01(\x08H\x01\x88\x01\x01\x12\x19\n\x0crun_failures\x18\x03 \x01(\x08H\x02\x88\x01\x01\x42\x08\n\x06_emailB\x0e\n\x0c_tool_errorsB\x0f\n\r_run_failures\"\x11\n\x0fGetUsageRequest\"\xba\x01\n\x0c\x41\x63\x63ountUsage\x12\x0c\n\x04plan\x18\x01 \x01(\t\x12\r\n\x05month\x18\x02 \x01(\t\x12\x1a\n\x12month_resets_in_ms\x18\x03 \x01(\x03\x12\x30\n\x04make\x18\x04 \x01(\x0b\x32\".interlock.governance.v1.KindUsage\x12.\n\x02\x61i\x18\x05 \x01(\x0b\x32\".interlock.governance.v1.KindUsage\x12\x0f\n\x07polling\x18\x06 \x01(\x03\"[\n\tKindUsage\x12\r\n\x05usage\x18\x01 \x01(\x03\x12\x12\n\x05limit\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x0f\n\x07\x62locked\x18\x04 \x01(\x03\x42\x08\n\x06_limit2\xba\x02\n\x07\x41\x63\x63ount\x12^\n\nGetAccount\x12*.interlock.governance.v1.GetAccountRequest\x1a$.interlock.governance.v1.AccountInfo\x12r\n\x13UpdateNotifications\x12\x33.interlock.governance.v1.UpdateNotificationsRequest\x1a&.interlock.governance.v1.Notifications\x12[\n\x08GetUsage\x12(.interlock.governance.v1.GetUsageRequest\x1a%.interlock.governance.v1.AccountUsageb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -41,6 +41,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_NOTIFICATIONS']._serialized_end=461
   _globals['_UPDATENOTIFICATIONSREQUEST']._serialized_start=464
   _globals['_UPDATENOTIFICATIONSREQUEST']._serialized_end=608
-  _globals['_ACCOUNT']._serialized_start=611
-  _globals['_ACCOUNT']._serialized_end=832
+  _globals['_GETUSAGEREQUEST']._serialized_start=610
+  _globals['_GETUSAGEREQUEST']._serialized_end=627
+  _globals['_ACCOUNTUSAGE']._serialized_start=630
+  _globals['_ACCOUNTUSAGE']._serialized_end=816
+  _globals['_KINDUSAGE']._serialized_start=818
+  _globals['_KINDUSAGE']._serialized_end=909
+  _globals['_ACCOUNT']._serialized_start=912
+  _globals['_ACCOUNT']._serialized_end=1226
 # @@protoc_insertion_point(module_scope)

@@ -45,6 +45,11 @@ class AccountStub:
                 request_serializer=interlock_dot_governance_dot_v1_dot_account__pb2.UpdateNotificationsRequest.SerializeToString,
                 response_deserializer=interlock_dot_governance_dot_v1_dot_account__pb2.Notifications.FromString,
                 _registered_method=True)
+        self.GetUsage = channel.unary_unary(
+                '/interlock.governance.v1.Account/GetUsage',
+                request_serializer=interlock_dot_governance_dot_v1_dot_account__pb2.GetUsageRequest.SerializeToString,
+                response_deserializer=interlock_dot_governance_dot_v1_dot_account__pb2.AccountUsage.FromString,
+                _registered_method=True)
 
 
 class AccountServicer:
@@ -65,6 +70,13 @@ class AccountServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetUsage(self, request, context):
+        """What was used this month. Needs `viewer`.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_AccountServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -77,6 +89,11 @@ def add_AccountServicer_to_server(servicer, server):
                     servicer.UpdateNotifications,
                     request_deserializer=interlock_dot_governance_dot_v1_dot_account__pb2.UpdateNotificationsRequest.FromString,
                     response_serializer=interlock_dot_governance_dot_v1_dot_account__pb2.Notifications.SerializeToString,
+            ),
+            'GetUsage': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetUsage,
+                    request_deserializer=interlock_dot_governance_dot_v1_dot_account__pb2.GetUsageRequest.FromString,
+                    response_serializer=interlock_dot_governance_dot_v1_dot_account__pb2.AccountUsage.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -134,6 +151,33 @@ class Account:
             '/interlock.governance.v1.Account/UpdateNotifications',
             interlock_dot_governance_dot_v1_dot_account__pb2.UpdateNotificationsRequest.SerializeToString,
             interlock_dot_governance_dot_v1_dot_account__pb2.Notifications.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetUsage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/interlock.governance.v1.Account/GetUsage',
+            interlock_dot_governance_dot_v1_dot_account__pb2.GetUsageRequest.SerializeToString,
+            interlock_dot_governance_dot_v1_dot_account__pb2.AccountUsage.FromString,
             options,
             channel_credentials,
             insecure,

@@ -2,10 +2,13 @@
 
 from typing import Literal
 
+from aiohttp import web
+from pydantic_core import to_json
+
 from interlock.governance.v1 import account_pb2 as pb
 from interlock.proxy.api.answer import Answer
 from interlock.proxy.api.keys import ROLE_NAMES
-from interlock.proxy.api.models import NotificationsBody
+from interlock.proxy.api.models import NotificationsBody, UsageQuery
 from interlock.proxy.api.namespaces import Plan
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
@@ -39,6 +42,46 @@ class Account(Preferences):
     """The agent that it is bound to, if any."""
 
 
+class Usage(Answer):
+    """What the namespace used of one kind in this month (UTC)."""
+
+    plan: str
+    """The name of its plan."""
+    month: str
+    """YYYY-MM."""
+    usage: int
+    """What was charged."""
+    limit: int | None
+    """And may be; null is no limit."""
+    requests_total_month: int
+    """What was asked for, whatever came of it."""
+    blocked_total_month: int
+    """And was refused; of check-locks, duplicates are."""
+
+
+class WholeUsage(Answer):
+    """What the namespace used in this month (UTC)."""
+
+    plan: str
+    """The name of its plan."""
+    month: str
+    """YYYY-MM."""
+    month_resets_in_s: int
+    """Until the next one begins, s."""
+    make: Usage
+    """Check-locks."""
+    ai: Usage
+    """Governed calls, leases and runs."""
+    requests_total_month: int
+    """What was asked for of both."""
+    blocked_total_month: int
+    """And was refused."""
+    charged_total_month: int
+    """What was charged of both."""
+    polling_total_month: int
+    """Leases that were asked for while somebody held the key: they cost nothing."""
+
+
 async def me(visit: Visit) -> Account:
     return account_of(await visit.ask(visit.api.account.GetAccount, pb.GetAccountRequest()))
 
@@ -53,7 +96,44 @@ async def notify(visit: Visit) -> Preferences:
     return Preferences(**_preferences(await visit.ask(visit.api.account.UpdateNotifications, asked)))
 
 
+async def usage(visit: Visit) -> Usage:
+    kind = visit.query(UsageQuery).kind
+    told = await visit.ask(visit.api.account.GetUsage, pb.GetUsageRequest())
+    return _usage_of(told, told.make if kind == "make" else told.ai)
+
+
+async def usage_all(visit: Visit) -> web.Response:
+    told = await visit.ask(visit.api.account.GetUsage, pb.GetUsageRequest())
+    make, ai = _usage_of(told, told.make), _usage_of(told, told.ai)
+    whole = WholeUsage(
+        plan=told.plan,
+        month=told.month,
+        month_resets_in_s=-(-told.month_resets_in_ms // 1000),
+        make=make,
+        ai=ai,
+        requests_total_month=make.requests_total_month + ai.requests_total_month,
+        blocked_total_month=make.blocked_total_month + ai.blocked_total_month,
+        charged_total_month=make.usage + ai.usage,
+        polling_total_month=told.polling,
+    )
+    headers = {"X-OnceOnly-Plan": told.plan, "X-OnceOnly-Month": told.month}
+    return web.Response(body=to_json(whole), content_type="application/json", charset="utf-8", headers=headers)
+
+
+def _usage_of(told: pb.AccountUsage, kind: pb.KindUsage) -> Usage:
+    return Usage(
+        plan=told.plan,
+        month=told.month,
+        usage=kind.usage,
+        limit=kind.limit if kind.HasField("limit") else None,
+        requests_total_month=kind.requests,
+        blocked_total_month=kind.blocked,
+    )
+
+
 OPERATIONS = (
+    Operation("GET", "/v1/usage", usage, "Show what was used of one kind in this month", Usage, query=UsageQuery),
+    Operation("GET", "/v1/usage/all", usage_all, "Show all that was used in this month", WholeUsage),
     Operation("GET", "/v1/me", me, "Show whose a key is, with its plan and preferences", answer=Account),
     Operation(
         "POST",

@@ -393,6 +393,10 @@ class NotificationsBody(Body):
     """Runs that fail."""
 
 
+class UsageQuery(Query):
+    kind: Literal["make", "ai"] = "make"
+
+
 class NamespacesQuery(Query):
     with_deleted: bool = False
 

@@ -73,8 +73,10 @@ local function decide(verdict, reason, about, more)
       facts = ARGV[19] }
     if verdict == 'EXECUTE' or verdict == 'REPLAY' then
       record(state, audit, folds, now, event)
+      if verdict == 'REPLAY' then count_in_month(windows, now, 'r') end
     else
       add(windows, now, now, 'b', 1)
+      count_in_month(windows, now, 'b')
       refuse(state, audit, folds, now, event, table.concat({ max_actions, max_tool_calls, max_spend }, ' '))
     end
     if run then

@@ -53,6 +53,11 @@ local function add(windows, now, at, what, by)
   end
 end
 
+-- Counts what was decided in a UTC month beside its actions, as "m:<YYYY-MM>:<what>": b (refused) or r (replayed).
+local function count_in_month(windows, now, what)
+  redis.call('HINCRBY', windows.days, 'm:' .. month_of(now) .. ':' .. what, 1)
+end
+
 -- Charges (or, with negative numbers, refunds) actions and spend to the buckets of the time `at`.
 local function tally(windows, now, at, tool, actions, spend)
   if actions ~= 0 then
