@@ -104,7 +104,7 @@ class Routes:
         return httpx.Request(
             request.method,
             self.sidecar.copy_with(raw_path=target),
-            headers=[*headers, *said],
+            headers=[("Host", self.sidecar.netloc.decode("ascii")), *headers, *said],
             stream=request.stream,
             extensions=request.extensions,
         )
