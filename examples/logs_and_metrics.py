@@ -1,7 +1,6 @@
 """Logs and metrics: what an agent did, exactly."""
 
 import secrets
-from datetime import UTC, datetime
 
 from back_end import SECRET, serving
 
@@ -20,5 +19,3 @@ with Interlock() as interlock, serving() as url:
     metrics = interlock.governance.metrics(agent, "hour")
     print(metrics.total_actions, "actions,", metrics.blocked_actions, "blocked,", metrics.total_spend_usd, "USD")
     print("top tool:", metrics.top_tools[0].tool == tool)
-    today = datetime.now(UTC).date()
-    print("days told:", len(interlock.account.metrics(today, today)))
