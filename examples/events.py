@@ -14,6 +14,7 @@ with Interlock() as interlock, serving() as url:
     interlock.timelines.post_event(run, "note", message="the customer asked twice", colour="red")
     interlock.run_tool(f"agent-{mark}", tool, {"q": "receipt"}, run_id=run)
     timeline = interlock.timelines.timeline(run)
+    print([event.type for event in timeline.events])
     posted = timeline.events[0]
     print(posted.type, posted.message, posted.raw["colour"])
     listed = interlock.timelines.runs(prefix=run)

@@ -20,6 +20,12 @@ TOLD = {
         "blocked max_spend_usd_per_day_exceeded None risk: high",
         "executed tool_error False",
     ],
+    "policies": [
+        "allowed: True calls a day: True",
+        "['ok', 'ok', 'max_calls_per_tool_exceeded']",
+        "spent: 1.0",
+        "True",
+    ],
     "kill_switch": [
         "executed",
         "enabled: False because: deletes too much",
@@ -38,7 +44,11 @@ TOLD = {
         "deleted: True",
         "tool_not_found",
     ],
-    "events": ["note the customer asked twice red", "runs: 1 events: True"],
+    "events": [
+        "['note', 'run_started', 'tool_call', 'tool_result', 'run_finished']",
+        "note the customer asked twice red",
+        "runs: 1 events: True",
+    ],
     "notifications": ["tool errors: False", "others as before: True", "tool errors: True"],
 }
 

@@ -7,7 +7,7 @@ from typing import Generic, TypeVar
 import httpx
 
 from interlock.client.answers import decoded, error_of
-from interlock.client.errors import InterlockError, UnavailableError, UnreachableError
+from interlock.client.errors import InterlockError, InvalidAnswerError, UnavailableError, UnreachableError
 from interlock.client.request import Answer, Request, present
 from interlock.client.retrying import (
     RetryPolicy,
@@ -89,6 +89,8 @@ class HttpCarrier:
                 pause_s = attempts.answered(self.http.send(prepared))
             except httpx.TransportError as failure:
                 pause_s = attempts.broke(failure)
+            except httpx.DecodingError as failure:
+                raise InvalidAnswerError("invalid_answer", f"the answer cannot be read: {failure}") from failure
             if pause_s is None:
                 return attempts.result()
             time.sleep(pause_s)
@@ -110,6 +112,8 @@ class AsyncHttpCarrier:
                 pause_s = attempts.answered(await self.http.send(prepared))
             except httpx.TransportError as failure:
                 pause_s = attempts.broke(failure)
+            except httpx.DecodingError as failure:
+                raise InvalidAnswerError("invalid_answer", f"the answer cannot be read: {failure}") from failure
             if pause_s is None:
                 return attempts.result()
             await asyncio.sleep(pause_s)

@@ -228,6 +228,12 @@ async def test_what_is_no_answer_of_interlocks_never_locks(flavour: str, tool: T
         await ask(flavour, tool, lock, fail_open=True)
 
 
+async def test_an_answer_that_cannot_be_unpacked_never_locks(flavour: str, tool: Tool) -> None:
+    tool.does(answers(body=b"no gzip", headers={"Content-Encoding": "gzip"}))
+    with pytest.raises(InvalidAnswerError):
+        await ask(flavour, tool, lock, fail_open=True)
+
+
 async def test_a_status_nobody_knows_is_no_lock(flavour: str, tool: Tool) -> None:
     tool.does(answers(body=b'{"success":true,"status":"perhaps","key":"k","ttl":60}'))
     assert (await ask(flavour, tool, lock)).duplicate

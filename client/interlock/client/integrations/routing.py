@@ -120,15 +120,15 @@ def is_refusal(response: httpx.Response) -> bool:
     return response.status_code in OWN_ERRORS and response.headers.get("Content-Type") == "application/problem+json"
 
 
-def refusal_of(response: httpx.Response) -> CallRefusedError | None:
-    """The error that a whole answer is; None for a problem document of the tool's own. Errors: InvalidAnswerError."""
+def raise_refusal(response: httpx.Response) -> None:
+    """Errors: CallRefusedError, unless a whole answer is a problem document of the tool's own; InvalidAnswerError."""
     told = decoded(response)
     if not isinstance(told, dict):
         raise InvalidAnswerError("invalid_answer", "a refusal is a problem document")
     decision = response.headers["Interlock-Decision"]
     if decision in TOLD_BY_TOOL and not str(told.get("type", "")).startswith(PROBLEM_TYPE):
-        return None
-    return CallRefusedError(
+        return
+    raise CallRefusedError(
         str(told.get("reason", f"http_{response.status_code}")),
         str(told.get("detail", "no reason was given")),
         decision=decision,
@@ -172,11 +172,14 @@ class RoutingTransport(httpx.BaseTransport):
                 raise UnroutedError("unrouted", f"no tool stands for {request.url.copy_with(query=None)}")
             return self._others.handle_request(request)
         response = self._inner.handle_request(routed)
-        if self._raising and is_refusal(response):
-            response.read()
-            if (error := refusal_of(response)) is not None:
+        if self._raising:
+            try:
+                if is_refusal(response):
+                    response.read()
+                    raise_refusal(response)
+            except InterlockError:
                 response.close()
-                raise error
+                raise
         return response
 
     def close(self) -> None:
@@ -212,11 +215,14 @@ class AsyncRoutingTransport(httpx.AsyncBaseTransport):
                 raise UnroutedError("unrouted", f"no tool stands for {request.url.copy_with(query=None)}")
             return await self._others.handle_async_request(request)
         response = await self._inner.handle_async_request(routed)
-        if self._raising and is_refusal(response):
-            await response.aread()
-            if (error := refusal_of(response)) is not None:
+        if self._raising:
+            try:
+                if is_refusal(response):
+                    await response.aread()
+                    raise_refusal(response)
+            except InterlockError:
                 await response.aclose()
-                raise error
+                raise
         return response
 
     async def aclose(self) -> None:
