@@ -17,6 +17,7 @@ from interlock.governance.v1 import (
     account_pb2_grpc,
     admin_pb2,
     admin_pb2_grpc,
+    alerts_pb2_grpc,
     configuration_pb2_grpc,
     governance_pb2_grpc,
     locks_pb2_grpc,
@@ -60,6 +61,7 @@ class EngineClient:
         self.account = account_pb2_grpc.AccountStub(self.channel)
         self.timelines = timeline_pb2_grpc.TimelinesStub(self.channel)
         self.locks = locks_pb2_grpc.LocksStub(self.channel)
+        self.alerts = alerts_pb2_grpc.AlertsStub(self.channel)
         self.namespaces = namespaces_pb2_grpc.NamespacesStub(self.channel)
 
     def speaking_with(self, key: str) -> "EngineClient":

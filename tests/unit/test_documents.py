@@ -38,6 +38,7 @@ PAGES = sorted([*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "he
 HTTP, FOR_TOOLS, OPERATIONS, ERRORS = (
     (ROOT / "docs" / name).read_text() for name in ("http.md", "for-tools.md", "operations.md", "errors.md")
 )
+ALERTS = (ROOT / "docs" / "alerts.md").read_text()
 CREDENTIALS = (ROOT / "docs" / "credentials.md").read_text()
 ROUTE = re.compile(r"^\| (GET|POST|PUT|PATCH|DELETE) \| `([^`]+)` \| (\w+) \|", re.MULTILINE)
 LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
@@ -165,7 +166,7 @@ def headers_of_the_code() -> set[str]:
 
 @pytest.mark.parametrize("name", sorted(headers_of_the_code()))
 def test_every_header_that_the_code_reads_or_writes_is_on_a_page(name: str) -> None:
-    assert f"`{name}`" in HTTP + FOR_TOOLS
+    assert f"`{name}`" in HTTP + FOR_TOOLS + ALERTS
 
 
 def test_the_pages_name_no_header_of_ours_that_the_code_does_not_know() -> None:
@@ -227,6 +228,8 @@ KINDS = {
     **dict.fromkeys(("invalid_cursor", "invalid_namespace", "unknown_plan", "unknown_template"), Kind.INVALID),
     **dict.fromkeys(("namespace_in_use", "namespace_deleted", "namespace_changing"), Kind.CONFLICT),
     "namespace_not_found": Kind.NOT_FOUND,
+    "alert_not_dead": Kind.NOT_FOUND,
+    "invalid_alerting": Kind.INVALID,
     "payment_required": Kind.EXHAUSTED,
     "feature_not_available": Kind.DENIED,
     "too_many_followers": Kind.EXHAUSTED,

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import structlog
 
 from interlock.audit.heads import SigningKey
-from interlock.audit.leading import Lease, LeaseLostError
 from interlock.audit.ports import Recorder, Sink
 from interlock.audit.settings import AuditSettings
 from interlock.audit.shipping import Shipping
 from interlock.governance.errors import UnavailableError
+from interlock.policy.leading import Lease, LeaseLostError
 from interlock.policy.model import Scope
 from interlock.policy.ports import Trails
 

@@ -10,10 +10,10 @@ from tenacity import AsyncRetrying, RetryCallState, retry_if_exception_type, wai
 
 from interlock.audit.chain import seal
 from interlock.audit.heads import SigningKey
-from interlock.audit.leading import Lease
 from interlock.audit.ports import Recorder, Sink, SinkRefusedError, SinkUnavailableError
 from interlock.audit.settings import AuditSettings
 from interlock.governance.errors import UnavailableError
+from interlock.policy.leading import Lease
 from interlock.policy.model import GENESIS, ChainPoint, Event, Progress, Scope, TrailState
 from interlock.policy.ports import Trails
 

@@ -13,6 +13,7 @@ from grpc import aio
 from pydantic import SecretStr
 
 from interlock.cli import serving
+from interlock.cli.alerting import alerting
 from interlock.cli.configuration import Configuration, Settings
 from interlock.cli.data_folder import DataFolder
 from interlock.cli.exporting import exporting
@@ -85,6 +86,7 @@ async def _serve(data_dir: Path, configuration: Configuration, stop: asyncio.Eve
         own_ports = frozenset({sidecar.port, sidecar.admin_port})
         destinations = Destinations(allow_loopback=configuration.engine.allow_loopback_tools, own_ports=own_ports)
         await stack.enter_async_context(reconciling(engine, destinations, metrics))
+        await stack.enter_async_context(alerting(engine, configuration.engine.alerts, destinations, metrics))
         own_signing_key = folder.signing_key_file() if audit.exports else None
         await stack.enter_async_context(exporting(audit, redis, metrics, own_signing_key))
         # Standard output may be where events go, each a line.

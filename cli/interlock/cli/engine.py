@@ -13,6 +13,7 @@ from grpc_health.v1 import health
 from grpc_reflection.v1alpha import reflection
 
 from interlock.cli import serving
+from interlock.cli.alerting import alerting
 from interlock.cli.configuration import Configuration
 from interlock.cli.exporting import exporting
 from interlock.cli.problems import ConfigurationError, Place, Problem
@@ -65,6 +66,7 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         await stack.enter_async_context(_bootstrapping(engine, settings))
         await stack.enter_async_context(exporting(audit, configuration.redis, metrics))
         await stack.enter_async_context(reconciling(engine, _destinations(settings), metrics))
+        await stack.enter_async_context(alerting(engine, settings.alerts, _destinations(settings), metrics))
         await server.start()
         log.info("engine.started", listen=settings.listen, tls=settings.tls is not None)
         await stop.wait()

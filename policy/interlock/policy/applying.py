@@ -318,14 +318,14 @@ class Applier:
         )
         if version:
             done[step.what] = replace(step, after=replace(step.after, version=version))
-            self._knowledge.learn(scope, VersionedPolicy(step.after.policy, version))
+            self._knowledge.learn(scope, replace(step.before, policy=step.after.policy, version=version))
         return version > 0
 
     async def _delete_policy(self, scope: Scope, step: PolicyStep, facts: Facts, done: dict[str, Step]) -> bool:
         version = await self._directory.delete_policy(scope, json.dumps(facts), replaces=step.before.version)
         if version:
             done[step.what] = step
-            self._knowledge.learn(scope, VersionedPolicy(None, version))
+            self._knowledge.learn(scope, replace(step.before, policy=None, version=version))
         return version is not None
 
     async def _change_tools(

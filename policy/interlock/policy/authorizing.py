@@ -4,6 +4,8 @@ The ledger is asked with rulings that rest on remembered policy and switches. If
 used: the policy is learned, or the decision withdrawn, and the call is judged again.
 """
 
+import time
+
 import orjson
 
 from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
@@ -94,6 +96,7 @@ class _Case:
     switch: Ruling
     ruling: Ruling
     limits: Limits
+    risk: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -231,6 +234,7 @@ class Authorizer:
             switch=ruled.switch,
             ruling=ruled.ruling,
             limits=limits,
+            risk=rules.risk_level(tool.risk, policy, int(time.time() * 1000)) if policy.risk else tool.risk,
         )
 
     def _rule(self, snapshot: Snapshot, scope: Scope, tool: Tool, policy: VersionedPolicy) -> "_Ruled":
@@ -307,9 +311,9 @@ def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits, or
 def _as_judged(case: _Case, decision: Decision, quota: Quota | None) -> Judged:
     if quota is not None and decision.reason == EXCEEDED:
         decision = replace(decision, retry_after_ms=quota.retry_after_ms)
-        return Judged(case.scope, decision, case.limits, quota.matched_rule, case.tool.risk, quota)
+        return Judged(case.scope, decision, case.limits, quota.matched_rule, case.risk, quota)
     rule = matched_rule(decision.reason, case.switch, case.ruling, case.limits, case.origin)
-    return Judged(case.scope, decision, case.limits, rule, case.tool.risk)
+    return Judged(case.scope, decision, case.limits, rule, case.risk)
 
 
 def _reservation(question: Question, case: _Case) -> Reservation:
@@ -360,7 +364,7 @@ def _facts(question: Question, case: _Case, key: str) -> str:
         "key_id": case.standing.identity.key_id,
         "matched_rule": case.switch.matched_rule or case.ruling.matched_rule,
         "method": question.method,
-        "risk_level": case.tool.risk,
+        "risk_level": case.risk,
         "run_id": question.run_id,
     }
     return orjson.dumps({name: value for name, value in facts.items() if value != ""}).decode()

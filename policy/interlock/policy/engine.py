@@ -17,6 +17,8 @@ from interlock.governance.v1 import (
     account_pb2_grpc,
     admin_pb2,
     admin_pb2_grpc,
+    alerts_pb2,
+    alerts_pb2_grpc,
     configuration_pb2,
     configuration_pb2_grpc,
     governance_pb2,
@@ -30,9 +32,12 @@ from interlock.governance.v1 import (
 )
 from interlock.policy import credentials, tools
 from interlock.policy.account_ports import Accounts, Requests
+from interlock.policy.alert_ports import AlertRecorder, Courier, Outbox, Watch
+from interlock.policy.alerting import Alerting
 from interlock.policy.applying import Applier
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
+from interlock.policy.delivering import Dispatcher
 from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge, SwitchRecorder
 from interlock.policy.learning import Learning
@@ -48,6 +53,7 @@ from interlock.policy.runs import Runs
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.account import AccountService
 from interlock.policy.services.agents import AgentsService, SwitchesService
+from interlock.policy.services.alerts import AlertsService
 from interlock.policy.services.calls import AuditService, CallsService
 from interlock.policy.services.configuration import ConfigurationService
 from interlock.policy.services.governance import GovernanceService
@@ -61,6 +67,7 @@ from interlock.policy.settings import EngineSettings
 from interlock.policy.switching import Switching
 from interlock.policy.timeline_ports import Timeline
 from interlock.policy.waiting import Waits
+from interlock.policy.watching import Surroundings, Watcher
 
 log = structlog.get_logger(__name__)
 
@@ -73,6 +80,7 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *account_pb2.DESCRIPTOR.services_by_name.values(),
     *timeline_pb2.DESCRIPTOR.services_by_name.values(),
     *locks_pb2.DESCRIPTOR.services_by_name.values(),
+    *alerts_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -109,6 +117,12 @@ class Store(Protocol):
     @property
     def locks(self) -> Locks: ...
 
+    @property
+    def watch(self) -> Watch: ...
+
+    @property
+    def outbox(self) -> Outbox: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
@@ -136,6 +150,8 @@ class Engine:
         self._accounts = store.accounts
         self._timelines = TimelinesService(store.timeline, self._knowledge, token)
         self._locking = Locking(store.locks, store.directory, self._knowledge, self._plans, rates)
+        self._watch_port, self._outbox = store.watch, store.outbox
+        self._settings = settings
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
         self._governance = GovernanceService(
             Authorizer(self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow),
@@ -186,7 +202,32 @@ class Engine:
         account_pb2_grpc.add_AccountServicer_to_server(account, server)
         timeline_pb2_grpc.add_TimelinesServicer_to_server(self._timelines, server)
         locks_pb2_grpc.add_LocksServicer_to_server(LocksService(self._locking), server)
+        alerts = AlertsService(
+            self._outbox,
+            knowledge,
+            self._keyring,
+            self._settings.alerts,
+            allow_loopback=self._settings.allow_loopback_tools,
+        )
+        alerts_pb2_grpc.add_AlertsServicer_to_server(alerts, server)
         self.register_health(server)
+
+    def alerting(self, courier: Courier, recorder: AlertRecorder) -> Alerting:
+        """Watches for what is worth telling and tells it, once it is started."""
+        settings = self._settings.alerts
+        around = Surroundings(
+            self._trails,
+            self._overview,
+            self._directory,
+            self._knowledge,
+            self._plans,
+            self._outbox,
+            self._accounts,
+            allow_without_policy=self._settings.default_policy == "allow",
+        )
+        watcher = Watcher(self._watch_port, around, settings, recorder)
+        dispatcher = Dispatcher(self._outbox, courier, self._keyring, settings, recorder)
+        return Alerting(self._watch_port, self._trails, watcher, dispatcher, recorder, settings.lease_ms)
 
     def reconciler(self, asker: Asker, recorder: Recorder) -> Reconciler:
         """Looks after calls of unknown outcome, once it is started."""

@@ -200,11 +200,16 @@ class Policy:
 
 @dataclass(frozen=True, slots=True)
 class VersionedPolicy:
-    """An agent's policy as stored; version 0 and None where there is none."""
+    """An agent's policy as stored; version 0 and None where there is none.
+
+    `risk` is what an anomaly made of the agent's calls until `risk_until_ms`: it moves the version as a policy does.
+    """
 
     policy: Policy | None = None
     version: int = 0
     managed_by: str = ""
+    risk: str = ""
+    risk_until_ms: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,7 +3,19 @@
 from collections.abc import Iterable
 
 from interlock.governance.call_key import SAFE_METHODS, call_key
-from interlock.policy.model import Dedup, DefaultRule, Limits, Namespace, Policy, Ruling, Scope, Snapshot, Terms, Tool
+from interlock.policy.model import (
+    Dedup,
+    DefaultRule,
+    Limits,
+    Namespace,
+    Policy,
+    Ruling,
+    Scope,
+    Snapshot,
+    Terms,
+    Tool,
+    VersionedPolicy,
+)
 
 SHORT_TTL_MS = 60_000
 """How long a call that is not de-duplicated is remembered: enough to make its own settlement idempotent."""
@@ -11,6 +23,7 @@ LEASE_MARGIN_MS = 1_000
 """A lease outlives one try by this much; a call that takes longer renews it."""
 
 
+RISKS = ("low", "medium", "high")
 EVERYTHING = Policy()
 OF_NAMESPACE = "namespace's default_policy: "
 ENGINES = "default_policy: "
@@ -144,6 +157,13 @@ def matches(glob: str, name: str) -> bool:
             return False
         at = found + len(part)
     return len(name) - len(last) >= at and name.endswith(last)
+
+
+def risk_level(declared: str, agents: VersionedPolicy, now_ms: int) -> str:
+    """The higher of the tool's declared risk and the agent's own, while that lasts."""
+    if not agents.risk or agents.risk_until_ms <= now_ms:
+        return declared
+    return max(declared, agents.risk, key=RISKS.index)
 
 
 def _or_none(limit: int | None) -> int:

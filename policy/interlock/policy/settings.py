@@ -14,6 +14,8 @@ from pydantic import (
     model_validator,
 )
 
+from interlock.policy.alert_settings import AlertSettings
+
 DAY_S = 86_400
 MAX_COUNT = 1_000_000_000
 UNLIMITED = "unlimited"
@@ -100,6 +102,7 @@ class EngineSettings(BaseModel):
     allow_plaintext_token_urls: bool = Field(
         False, description="Token URLs may be http:// beyond loopback, e.g. inside a service mesh"
     )
+    alerts: AlertSettings = Field(default_factory=AlertSettings, description="Alerts, and what is an anomaly")
     master_key: SecretStr | None = Field(
         None, description="ID:BASE64 of 32 bytes, comma-separated for a rotation, current first; seals tool secrets"
     )

@@ -83,6 +83,18 @@ class Metrics:
         )
         self._spool = Gauge("interlock_spool_depth", "What waits on disk to be told to the engine.", registry=registry)
         self._audit = _AuditMetrics(registry)
+        self._watching = Gauge("interlock_alerts_watching", "1 in the engine that raises alerts.", registry=registry)
+        self._anomalies = _counts(
+            registry, "interlock_anomalies_total", "Anomalies in agents' behaviour that were noted.", "kind"
+        )
+        self._alerts = _counts(registry, "interlock_alerts_total", "Alerts that were raised.", "kind")
+        self._alert_tries = _counts(
+            registry,
+            "interlock_alert_deliveries_total",
+            "Tries to deliver an alert, by what came of them.",
+            "channel",
+            "outcome",
+        )
         self._manifest_at = Gauge(
             "interlock_manifest_last_success_timestamp_seconds",
             "When the watched manifests were last applied, unix time.",
@@ -174,6 +186,22 @@ class Metrics:
         """So many events wait for a sink, the oldest of them for so long."""
         self._audit.lag_events.labels(sink).set(events)
         self._audit.lag_seconds.labels(sink).set(seconds)
+
+    def watches(self, *, leads: bool) -> None:
+        """The process is, or is no longer, the one that raises and delivers alerts."""
+        self._watching.set(leads)
+
+    def anomaly(self, kind: str) -> None:
+        """An anomaly was recorded in an agent's trail."""
+        self._anomalies(kind).inc()
+
+    def alert_raised(self, kind: str) -> None:
+        """An alert was put into the outbox."""
+        self._alerts(kind).inc()
+
+    def alert_tried(self, channel: str, outcome: str) -> None:
+        """A delivery was tried: `delivered`, `failed` (it is tried again) or `dead`."""
+        self._alert_tries(channel, outcome).inc()
 
     def manifest_applied(self, at_s: float) -> None:
         """The watched manifests hold, as of this unix time."""

@@ -78,9 +78,18 @@ def _plain(out: Outgoing, secrets: Sequence[str], now: int) -> list[tuple[str, s
 
 def _standard_webhooks(out: Outgoing, keys: Sequence[bytes], now: int) -> list[tuple[str, str]]:
     """Standard Webhooks 1.0.0: `v1` signatures over `id.timestamp.body`, one a secret."""
-    signed = f"{out.key}.{now}.".encode() + out.body
+    return _webhook(out.key, out.body, keys, now)
+
+
+def webhook_headers(webhook_id: str, body: bytes, secrets: Sequence[str], now: int) -> list[tuple[str, str]]:
+    """The same for what is no call: https://www.standardwebhooks.com. `now` is in unix seconds."""
+    return _webhook(webhook_id, body, [_key(secret) for secret in secrets], now)
+
+
+def _webhook(webhook_id: str, body: bytes, keys: Sequence[bytes], now: int) -> list[tuple[str, str]]:
+    signed = f"{webhook_id}.{now}.".encode() + body
     return [
-        ("webhook-id", out.key),
+        ("webhook-id", webhook_id),
         ("webhook-timestamp", str(now)),
         ("webhook-signature", " ".join([f"v1,{_base64(_hmac(key, signed))}" for key in keys])),
     ]

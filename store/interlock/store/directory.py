@@ -39,6 +39,7 @@ from interlock.store.replies import AGENT_SWITCH, agent_switch, pairs, text_of
 from interlock.store.settings import OLDEST
 from interlock.store.trails import RedisTrails, event_of
 
+CONFIG = ("version", "policy", "managed_by", "risk", "risk_until")
 _VERSION = re.compile(rb"redis_version:(\d+)\.(\d+)")
 
 
@@ -90,11 +91,11 @@ class RedisDirectory:
     async def policies(self, scopes: Sequence[Scope]) -> Sequence[VersionedPolicy]:
         if not scopes:
             return []
-        commands = [("HMGET", keys.of_agent(scope, "config"), "version", "policy", "managed_by") for scope in scopes]
+        commands = [("HMGET", keys.of_agent(scope, "config"), *CONFIG) for scope in scopes]
         replies = await self._redis.ask("policies", *commands)
         return [
-            replace(policy_from_json(int(version or 0), raw), managed_by=(owner or b"").decode())
-            for version, raw, owner in replies
+            replace(policy_from_json(int(version or 0), raw, risk, risk_until), managed_by=(owner or b"").decode())
+            for version, raw, owner, risk, risk_until in replies
         ]
 
     async def put_policy(

@@ -25,11 +25,12 @@ def policy_to_json(policy: Policy) -> str:
     return json.dumps(asdict(policy), separators=(",", ":"), sort_keys=True)
 
 
-def policy_from_json(version: int, raw: bytes | None) -> VersionedPolicy:
+def policy_from_json(
+    version: int, raw: bytes | None, risk: bytes | None = None, risk_until: bytes | None = None
+) -> VersionedPolicy:
     """Version 0 or no document is no policy."""
-    if not raw:
-        return VersionedPolicy(None, version)
-    return VersionedPolicy(_policy(json.loads(raw)), version)
+    policy = _policy(json.loads(raw)) if raw else None
+    return VersionedPolicy(policy, version, risk=(risk or b"").decode(), risk_until_ms=int(risk_until or 0))
 
 
 def default_policy_to_json(default: DefaultPolicy) -> str:

@@ -4,7 +4,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
-| `config`       | hash   | policy, version, owner; the agent's kill switch | until changed                      |
+| `config`       | hash   | policy, version, owner; kill switch; risk      | until changed                      |
 | `state`        | hash   | seq, fence, clock, exported, folding           | 400 days after the last event      |
 | `call:<key>`   | hash   | the record of one key                          | see below                          |
 | `open`         | zset   | keys running or unknown, by end of lease       | a member until it is settled       |
@@ -16,6 +16,7 @@ In the slot of an agent, `il:{ns:agent}:…`:
 | `days`         | hash   | counters of 8 UTC days and of 3 months         | 31 days                            |
 | `audit`        | stream | events, trimmed to 168 hours                   | 8 days after the last event        |
 | `folds`        | hash   | refusals of a minute, counted                  | till read, 400 days after the last |
+| `anomalies`    | hash   | when each anomaly was noted last, on what      | 8 days after the last              |
 | `export`       | hash   | how far each sink has got, points of the chain | 400 days after the last export     |
 | `timeline:<run>` | zset | what its calls wrote in a run, 5,000 lines at most | 7 days after the last            |
 | `running:<run>` | hash  | its calls in that run that are not settled     | as above                           |
@@ -52,6 +53,13 @@ In the slot of a namespace, `il:{ns}:…`, and above all of them, `il:{WORLD}:�
 | `runs`         | zset   | runs, by when something was last recorded, 10,000 at most | 7 days after the last   |
 | `runs:<agent>` | zset   | those of them that an agent has something in, 10,000 at most | as above             |
 | `agents:<run>` | set    | agents that have something in a run            | as above                           |
+| `alerting`     | string | where its alerts go                            | until changed                      |
+| `watched`      | hash   | how far each agent's trail was looked at for alerts | 400 days after the last event of any |
+| `alerts`       | hash   | alerts by id                                   | 30 days, the last 10,000           |
+| `alerted`      | zset   | their ids, by when they were raised (unix ms)  | as above                           |
+| `deliveries`   | hash   | how they fare, by id and channel               | as above                           |
+| `outbox`       | zset   | deliveries by when each is due (unix ms)       | until delivered or given up, as above |
+| `dead`         | zset   | deliveries given up, by when (unix ms)         | as above                           |
 | `unexported`   | zset   | agents with new events, by time (unix ms)      | a member until an exporter takes it |
 
 In WORLD's slot alone:
@@ -62,6 +70,7 @@ In WORLD's slot alone:
 | `held`         | zset   | calls not to be repeated, by when to look      | a member until its call is over    |
 | `unknown`      | zset   | those of them that are unknown, by since when  | as above                           |
 | `exporter`     | hash   | the lease of the exporter: holder, until, fence | for ever                          |
+| `watcher`      | hash   | the same of who watches for alerts, and since when anybody did | for ever           |
 
 Alone: `il:key:<sha-256>`, a hash, one API key, for ever as above.
 
@@ -150,6 +159,11 @@ def strands(scope: Scope, run_id: str) -> list[str]:
     run = of_run(run_id)
     posted = of_namespace(scope.namespace, "timeline", scope.agent_id, run)
     return [posted, of_agent(scope, "timeline", run)] if scope.agent_id else [posted]
+
+
+def of_alerts(namespace: str) -> dict[str, str]:
+    """A namespace's alerts, by part."""
+    return {part: of_namespace(namespace, part) for part in ("alerts", "alerted", "outbox", "dead", "deliveries")}
 
 
 def of_call_in_run(scope: Scope, run_id: str) -> list[str]:

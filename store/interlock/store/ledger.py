@@ -75,7 +75,7 @@ class RedisLedger:
         if reply[0] == b"ABANDONED":
             raise ConflictError("attempt_abandoned", "this attempt was given up")
         if reply[0] == b"POLICY":
-            return PolicyMoved(policy_from_json(int(reply[1]), reply[2]))
+            return PolicyMoved(policy_from_json(int(reply[1]), *reply[2:]))
         return Decided(_decision(reservation, reply), _epochs(world, namespace))
 
     async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision, run_id: str = "") -> None:

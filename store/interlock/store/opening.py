@@ -11,12 +11,14 @@ from interlock.store.directory import RedisDirectory
 from interlock.store.held import RedisHeld
 from interlock.store.ledger import RedisLedger
 from interlock.store.locks import RedisLocks
+from interlock.store.outbox import RedisOutbox
 from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
 from interlock.store.requests import RedisRequests
 from interlock.store.settings import RedisSettings
 from interlock.store.timelines import RedisTimeline
 from interlock.store.trails import RedisTrails
+from interlock.store.watch import RedisWatch
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,6 +35,8 @@ class Store:
     requests: RedisRequests
     timeline: RedisTimeline
     locks: RedisLocks
+    watch: RedisWatch
+    outbox: RedisOutbox
 
 
 @asynccontextmanager
@@ -58,6 +62,8 @@ async def open_store(
             RedisRequests(connection),
             RedisTimeline(connection),
             RedisLocks(connection),
+            RedisWatch(connection, trails),
+            RedisOutbox(connection),
         )
     finally:
         await trails.close()

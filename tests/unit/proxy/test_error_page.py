@@ -19,7 +19,7 @@ KINDS = {"InvalidRequest": Kind.INVALID, "Unauthenticated": Kind.UNAUTHENTICATED
 # Operators' routes only, which answer under /v1.
 ADMIN_ONLY = {
     "invalid_tool", "invalid_policy", "invalid_role", "tool_changing", "policy_not_found", "key_not_found",
-    "call_not_found", "call_not_open", "invalid_cursor", "too_many_followers",
+    "call_not_found", "call_not_open", "invalid_alerting", "alert_not_dead", "invalid_cursor", "too_many_followers",
     "managed_by_another", "configuration_changing", "invalid_namespace", "unknown_plan", "unknown_template",
     "namespace_changing",
     "payment_required", "feature_not_available", "namespace_not_found", "namespace_in_use", "namespace_deleted",

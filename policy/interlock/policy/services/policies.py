@@ -8,7 +8,7 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import admin_pb2_grpc
 from interlock.policy import access, policies, templates
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import Identity, Policy, Role, Scope, VersionedPolicy
+from interlock.policy.model import Identity, Policy, Role, Scope
 from interlock.policy.plans import Plans
 from interlock.policy.ports import Directory
 from interlock.policy.services.messages import agent_policy_message, policy_of
@@ -54,7 +54,7 @@ class PoliciesService(admin_pb2_grpc.PoliciesServicer):
         version = await self._directory.delete_policy(scope, json.dumps({"key_id": identity.key_id}))
         if not version:
             raise _not_found()
-        self._knowledge.learn(scope, VersionedPolicy(None, version))
+        self._knowledge.learn(scope, await self._directory.policy(scope))
         return pb.DeletePolicyResponse()
 
     @rpc

@@ -3,6 +3,7 @@
 from typing import Any, Self
 
 from google.protobuf.json_format import MessageToDict
+from google.protobuf.struct_pb2 import Struct
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.answer import Answer, Time
@@ -91,7 +92,12 @@ async def trails(visit: Visit) -> list[Trail]:
 
 def facts_of(event: pb.Event) -> dict[str, object]:
     """What the writer of an event knew beside. Protobuf's Struct has doubles only: whole ones are integers again."""
-    facts = MessageToDict(event.facts).items()
+    return struct_json(event.facts)
+
+
+def struct_json(struct: Struct) -> dict[str, object]:
+    """A Struct, with whole numbers as integers."""
+    facts = MessageToDict(struct).items()
     return {name: int(fact) if isinstance(fact, float) and fact.is_integer() else fact for name, fact in facts}
 
 

@@ -264,7 +264,7 @@ class ToolFields(Body):
     read_only: bool = False
     """Its calls change nothing."""
     risk: Literal["low", "medium", "high"] = "low"
-    """Told beside each decision."""
+    """Told beside each decision, unless the agent's own behaviour makes it higher."""
     upstream_credential: UpstreamCredential | None = None
     """A credential that the tool is sent and no agent sees."""
     replay_max_bytes: Annotated[int, Field(ge=0, le=1_048_576)] | None = None
@@ -322,7 +322,7 @@ class PolicyBody(Body):
     pricing_rules: Entries[PricingRule] | None = None
     """What calls cost."""
     on_anomaly: Literal["alert", "disable"] | None = None
-    """Kept for the anomaly detector."""
+    """What an anomaly does beside raising an alert: nothing more, or pull the agent's kill switch."""
     allow_read_only: bool | None = None
     """Allows tools that are declared `read_only`, beside `allowed_tools`; alone, it allows them and nothing else."""
 

@@ -8,6 +8,7 @@ from grpc import aio
 
 from interlock.governance.v1 import (
     account_pb2_grpc,
+    alerts_pb2_grpc,
     configuration_pb2_grpc,
     locks_pb2_grpc,
     namespaces_pb2_grpc,
@@ -29,6 +30,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
         SwitchesAsyncStub,
         ToolsAsyncStub,
     )
+    from interlock.governance.v1.alerts_pb2_grpc import AlertsAsyncStub
     from interlock.governance.v1.configuration_pb2_grpc import ConfigurationAsyncStub
     from interlock.governance.v1.locks_pb2_grpc import LocksAsyncStub
     from interlock.governance.v1.namespaces_pb2_grpc import NamespacesAsyncStub
@@ -55,6 +57,7 @@ class Api:
     audit: "AuditAsyncStub"
     configuration: "ConfigurationAsyncStub"
     namespaces: "NamespacesAsyncStub"
+    alerts: "AlertsAsyncStub"
     account: "AccountAsyncStub"
     timelines: "TimelinesAsyncStub"
     locks: "LocksAsyncStub"
@@ -89,6 +92,7 @@ class Api:
             audit=rpc.AuditStub(channel),
             configuration=configuration_pb2_grpc.ConfigurationStub(channel),
             namespaces=namespaces_pb2_grpc.NamespacesStub(channel),
+            alerts=alerts_pb2_grpc.AlertsStub(channel),
             account=account_pb2_grpc.AccountStub(channel),
             timelines=timeline_pb2_grpc.TimelinesStub(channel),
             locks=locks_pb2_grpc.LocksStub(channel),

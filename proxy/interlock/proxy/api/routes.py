@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from interlock.proxy.api import (
     account,
     agents,
+    alerts,
     apply,
     audit,
     calls,
@@ -39,6 +40,7 @@ OPERATIONS: tuple[Operation, ...] = (
     *tools.OPERATIONS,
     *policies.OPERATIONS,
     *agents.OPERATIONS,
+    *alerts.OPERATIONS,
     *apply.OPERATIONS,
     *keys.OPERATIONS,
     *calls.OPERATIONS,

@@ -21,7 +21,7 @@ Question = TypeVar("Question")
 Answer = TypeVar("Answer")
 
 MASK = "**********"
-SECRETS = frozenset({"auth", "upstream_credential"})
+SECRETS = frozenset({"auth", "secret", "upstream_credential"})
 """Fields of bodies from which nothing is repeated."""
 
 

@@ -6,9 +6,9 @@
 --       9 cost  10 max_actions  11 max_tool_calls  12 max_spend  13 lease_ms  14 hold  15 ttl_ms  16 will_wait
 --       17 awaited  18 basis  19 facts  20 repeatable  21 backlog_cap  22 quota_reason, and for a call of a run: 23 agent
 --       24 part (1: others tell of its beginning and end)  25 run_id
--- Returns  {POLICY, version, policy} if the policy moved, {ABANDONED} if the attempt was (nothing is written), else
---       {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left, spend_left,
---        day_resets_in_ms, failure, status, head, body, kept, size, digest}
+-- Returns  {POLICY, version, policy, risk, risk_until} if the policy moved, {ABANDONED} if the attempt was (nothing is
+--       written), else {verdict, reason, call_id, basis, fence, retry_after_ms, charged, actions_left, tool_calls_left,
+--       spend_left, day_resets_in_ms, failure, status, head, body, kept, size, digest}
 -- Atomic because the switch, the key, the three budgets and the event are one decision: no two calls may both see
 -- the last action left, and no call may run without its record.
 --
@@ -48,7 +48,8 @@ if seen then return reply(cmsgpack.unpack(seen)) end
 
 local version, off = unpack(redis.call('HMGET', config, 'version', 'off'))
 if (version or '0') ~= ARGV[6] then
-  return { 'POLICY', version or '0', redis.call('HGET', config, 'policy') or '' }
+  local moved = redis.call('HMGET', config, 'policy', 'risk', 'risk_until')
+  return { 'POLICY', version or '0', moved[1] or '', moved[2] or '', moved[3] or '0' }
 end
 
 local now = clock(state)

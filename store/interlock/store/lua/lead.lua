@@ -1,9 +1,9 @@
--- Takes or keeps the lease by which one exporter at a time works.
+-- Takes or keeps the lease by which one exporter, or one watcher, at a time works.
 --
--- KEYS  1 exporter
+-- KEYS  1 lease
 -- ARGV  1 holder  2 ttl_ms
 -- Returns  the fence, higher for each new holder, or 0 while another holds the lease
--- Atomic because two exporters must not both find it free.
+-- Atomic because two must not both find it free.
 --
 -- include: clock
 local now = wall_ms()

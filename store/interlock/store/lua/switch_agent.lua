@@ -18,4 +18,6 @@ redis.call('HSET', KEYS[1], 'off', ARGV[1], 'off_reason', ARGV[1] == '1' and ARG
 expect_export(KEYS[2], ARGV[4])
 record(KEYS[2], KEYS[3], KEYS[4], now, { type = 'switch', tool = '', call = '', verdict = ARGV[1] == '1' and 'PULLED' or 'LIFTED',
   reason = ARGV[2], charged = 0, facts = ARGV[3] })
+-- What was noticed of it before rests on old evidence.
+if ARGV[1] ~= '1' then redis.call('HSET', KEYS[1], 'enabled_seq', redis.call('HGET', KEYS[2], 'seq')) end
 return int(since)

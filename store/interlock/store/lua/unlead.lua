@@ -1,6 +1,6 @@
--- Gives the exporter's lease back, so that another need not wait for its end.
+-- Gives the lease of an exporter or a watcher back, so that another need not wait for its end.
 --
--- KEYS  1 exporter
+-- KEYS  1 lease
 -- ARGV  1 holder
 -- Returns  1 if it was held, else 0
 -- Atomic because it may have been taken over meanwhile.

@@ -1,26 +1,36 @@
-"""One exporter at a time: a lease in Redis, with a fence that grows with every new holder."""
+"""One at a time: a lease in Redis, with a fence that grows with every new holder."""
 
 import asyncio
 import secrets
 import time
+from typing import Protocol
 
 import structlog
 
 from interlock.governance.errors import UnavailableError
-from interlock.policy.ports import Trails
 
 log = structlog.get_logger(__name__)
 
 
 class LeaseLostError(Exception):
-    """Another exporter may be at work: nothing more may be delivered."""
+    """Another may be at work: nothing more may be done."""
+
+
+class Leadership(Protocol):
+    """Where one lease is kept."""
+
+    async def lead(self, holder: str, ttl_ms: int) -> int | None:
+        """Takes or keeps it: its fence, or None while another has it. Errors: UnavailableError."""
+
+    async def stop_leading(self, holder: str) -> None:
+        """Gives it back. Errors: UnavailableError."""
 
 
 class Lease:
     """The claim of this process to be the one. Its deadline is monotonic, counted from before Redis was asked."""
 
-    def __init__(self, trails: Trails, ttl_ms: int) -> None:
-        self._trails = trails
+    def __init__(self, leadership: Leadership, ttl_ms: int) -> None:
+        self._leadership = leadership
         self._ttl_ms = ttl_ms
         self._holder = secrets.token_urlsafe(12)
         self._until = 0.0
@@ -46,15 +56,15 @@ class Lease:
     async def give_back(self) -> None:
         self._until = 0.0
         try:
-            await self._trails.stop_leading(self._holder)
+            await self._leadership.stop_leading(self._holder)
         except UnavailableError:
-            log.debug("audit.lease_not_given_back")
+            log.debug("lease.not_given_back")
 
     async def _ask(self) -> bool:
         """Whether Redis gave it, or prolonged it. One that is another's now ends at once."""
         until = time.monotonic() + self._ttl_ms / 1000
         try:
-            fence = await self._trails.lead(self._holder, self._ttl_ms)
+            fence = await self._leadership.lead(self._holder, self._ttl_ms)
         except UnavailableError:
             return False
         if fence is None or (self.fence and fence != self.fence and time.monotonic() < self._until):
