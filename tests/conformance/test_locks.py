@@ -151,6 +151,13 @@ async def test_who_asks_for_a_lease_again_with_the_same_attempt_or_token_gets_it
     assert again.lease_id != first.token
 
 
+async def test_a_run_is_not_leased_by_the_attempt_that_began_it(store: Store, raw: Redis) -> None:
+    begun = await store.locks.acquire(wanted(attempt_id="attempt-1"))
+    await raw.hset(keys.of_namespace("acme", "lease", named(OWNER, "job").digest), "kind", "run")
+    again = await store.locks.acquire(wanted(attempt_id="attempt-1"))
+    assert (begun.word, again.word, again.lease_id) == ("ACQUIRED", "POLLING", "")
+
+
 async def test_nobody_settles_or_extends_a_lease_with_another_id_or_version(store: Store, raw: Redis) -> None:
     word = await store.locks.acquire(wanted())
     at = keys.of_namespace("acme", "lease", named(OWNER, "job").digest)

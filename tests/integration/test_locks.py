@@ -13,6 +13,8 @@ from interlock.governance.v1 import admin_pb2 as ad
 from interlock.governance.v1 import locks_pb2 as pb
 from interlock.governance.v1 import namespaces_pb2 as ns
 from interlock.policy import waiting
+from interlock.policy.model import Switch
+from interlock.store.directory import RedisDirectory
 from tests.integration.engines import EngineClient, Noting, running_engine
 from tests.redis_server import RedisServer
 
@@ -161,6 +163,35 @@ async def test_a_pulled_switch_holds_for_the_very_next_lock_and_lease_at_every_e
         assert (await acquire(agents[1], f"key {n}")).lease_id
     await throw(engines[0], scope, pulled=True, name=name)
     assert (await complete(agents[1], held.lease_id, "held")).status == "completed"
+
+
+async def test_an_engine_that_has_not_heard_of_a_switch_takes_back_what_it_grants(engines: list[EngineClient]) -> None:
+    agent = await an_agents(engines[1])
+    assert (await check(agent, "warm")).locked
+    assert engines[1].engine is not None
+    await engines[1].engine._learning.close()
+    await throw(engines[0], "global", pulled=True)
+    assert [(await refusal(one)).reason for one in (check(agent), acquire(agent))] == ["kill_switch"] * 2
+    await throw(engines[0], "global", pulled=False)
+    assert (await check(agent)).locked
+    assert ((await acquire(agent)).usage, (await acquire(agent, "other")).usage) == (1, 2)
+
+
+async def test_a_switch_of_an_agent_that_is_pulled_behind_the_look_at_it_is_heeded_all_the_same(
+    engine: EngineClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    agent = await an_agents(engine)
+    await throw(engine, "agent", pulled=True, name="bot-1")
+
+    async def lifted(*_: object) -> Switch:
+        return Switch()
+
+    with monkeypatch.context() as before:
+        before.setattr(RedisDirectory, "agent_switch", lifted)
+        assert [(await refusal(one)).reason for one in (check(agent), acquire(agent))] == ["agent_disabled"] * 2
+    await throw(engine, "agent", pulled=False, name="bot-1")
+    assert (await check(agent)).locked
+    assert (await acquire(agent)).usage == 1
 
 
 @pytest.mark.parametrize(("scope", "name"), [("global", ""), ("namespace", ""), ("agent", "bot-1")])

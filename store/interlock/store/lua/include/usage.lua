@@ -6,7 +6,8 @@ local function count(usage, what, month, by)
   if counted ~= by then return counted end
   local oldest = string.format('%04d', tonumber(string.sub(month, 1, 4)) - 1) .. string.sub(month, 5)
   for _, other in ipairs(redis.call('HKEYS', usage)) do
-    if string.sub(other, -7) < oldest then redis.call('HDEL', usage, other) end
+    local of = string.match(other, '%d%d%d%d%-%d%d$')
+    if of and of < oldest then redis.call('HDEL', usage, other) end
   end
   return counted
 end
