@@ -96,10 +96,10 @@ class Team:
         return result
 
 
-async def new_team(sidecar: InterlockDev, way: str, name: str) -> Team:
+async def new_team(sidecar: InterlockDev, way: str, name: str, plan: str = "unlimited") -> Team:
     namespace = f"{name}-{secrets.token_hex(4)}"
     async with sidecar.client() as admin:
-        (await admin.post(f"/v1/namespaces/{namespace}", json={})).raise_for_status()
+        (await admin.post(f"/v1/namespaces/{namespace}", json={"plan": plan})).raise_for_status()
         asked = {"role": "operator"}
         made = await admin.post("/v1/keys", json=asked, headers={"Interlock-Namespace": namespace})
     return Team(namespace, OnceOnly(made.json()["key"], f"{sidecar.url}/v1", timeout=20, fail_open=False), way)
@@ -115,14 +115,6 @@ async def teams(request: pytest.FixtureRequest, sidecars: Sidecars) -> AsyncIter
         team.client.close()
         await team.client.aclose()
     assert request.function.drives <= mine.called | theirs.called
-
-
-@pytest.fixture
-async def tool() -> AsyncIterator[Tool]:
-    back_end = Tool()
-    await back_end.start()
-    yield back_end
-    await back_end.stop()
 
 
 def public_methods(of: type) -> set[str]:

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from interlock.governance.errors import DeniedError, ExhaustedError, InternalError, InvalidRequestError
+from interlock.governance.errors import DeniedError, ExhaustedError, InterlockError, InternalError, InvalidRequestError
 from interlock.policy.model import Namespace, Policy
 from interlock.policy.ports import Room
 from interlock.policy.settings import DAY_S, UNLIMITED, Feature, PlanSettings
@@ -73,9 +73,11 @@ class Plans:
                 "unknown_plan", f"no plan of that name is configured; there is {known}", field="plan"
             )
 
-    def no_room(self, namespace: Namespace, tools: int) -> ExhaustedError:
+    def no_room(self, namespace: Namespace, tools: int) -> InterlockError:
         """What is said to whoever asks for more tools than the plan allows; `tools` are there."""
         plan = self.of(namespace)
+        if plan.tools == 0:
+            return DeniedError("feature_not_available", f"the plan {plan.name} has no tools", plan=plan.name)
         message = f"the plan {plan.name} allows {plan.tools} tools"
         return ExhaustedError(
             "payment_required", message, plan=plan.name, limit=str(plan.tools), usage=str(tools), field="tools"
