@@ -20,6 +20,9 @@ TOLD = {
         "blocked max_spend_usd_per_day_exceeded None risk: high",
         "executed tool_error False",
     ],
+    "keyed_runs": ["completed ok: True", "again: completed actions: 3", "failed code: True"],
+    "account": ["plan: unlimited", "locked: 1 counted: True limit: None", "in all: unlimited"],
+    "risk": ["executed risk: low", "disabled: anomaly: repeated_refusal", "blocked agent_disabled risk: high"],
     "policies": [
         "allowed: True calls a day: True",
         "['ok', 'ok', 'max_calls_per_tool_exceeded']",
