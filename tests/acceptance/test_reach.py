@@ -107,6 +107,7 @@ def an_agents(
         ("GET", f"/v1/audit/trails?agent_id={mine}", None),
         ("GET", "/v1/audit/follow?until_now=true", None),
         ("GET", "/v1/events", None),
+        ("GET", "/v1/metrics?from_day=2026-01-01&to_day=2026-01-02", None),
         ("POST", "/v1/events", {"run_id": "r", "type": "note"}),
         ("GET", "/v1/runs", None),
         ("GET", "/v1/runs/r", None),

@@ -5,6 +5,7 @@ import hashlib
 import secrets
 from collections import Counter
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from urllib.parse import quote
 
@@ -238,3 +239,28 @@ async def test_numbers_and_nesting_that_no_reader_takes_are_refused(scene: Scene
         raw = f'{{"run_id":"r","type":"t","data":{{"x":{value}}}}}'
         answer: httpx.Response = await scene.operator.post(url, content=raw, headers=json)
         assert answer.status_code in (400, 422), (value[:20], answer.text)
+
+
+async def test_the_days_of_a_namespace_are_counted_for_the_stock_client(scene: Scene, tool: Tool) -> None:
+    team = f"team-{secrets.token_hex(4)}"
+    await scene.ask("POST", f"/v1/namespaces/{team}", {"default_policy": "allow"})
+    made = await scene.operator.post(
+        f"{scene.first.url}/v1/keys", json={"role": "operator"}, headers={"Interlock-Namespace": team}
+    )
+    async with OnceOnly(made.json()["key"], base_url=f"{scene.second.url}/v1", timeout=30) as client:
+        await client.gov.create_tool_async({"name": "pay", "url": tool.url})
+        await client.gov.upsert_policy_async({"agent_id": "a", "max_actions_per_hour": 3})
+        for number in (1, 1, 2, 3, 4):
+            await client.ai.run_async(agent_id="a", tool="pay", args={"n": number}, spend_usd=0.5)
+        to_day = datetime.now(UTC).date()
+        rows = (await client.metrics_async(str(to_day - timedelta(days=7)), str(to_day)))["data"]
+    assert len(rows) == 8
+    counted = [sum(row[name] for row in rows) for name in ("total_actions", "blocked_actions", "dedup_actions")]
+    assert (counted, sum(row["total_spend_usd"] for row in rows)) == ([3, 1, 1], 1.5)
+    assert [row["day"] for row in rows] == [str(to_day - timedelta(days=ago)) for ago in range(7, -1, -1)]
+
+
+@pytest.mark.parametrize("query", ["", "from_day=2026-01-02&to_day=2026-01-01", "from_day=2026-02-30&to_day=2026-03-01",
+                                   "from_day=today&to_day=2026-03-01"])  # fmt: skip
+async def test_days_that_there_are_none_of_are_refused(scene: Scene, query: str) -> None:
+    assert (await scene.operator.get(f"{scene.first.url}/v1/metrics?{query}")).status_code == 422

@@ -19,6 +19,7 @@ from interlock.governance.v1 import (
     admin_pb2_grpc,
     alerts_pb2_grpc,
     configuration_pb2_grpc,
+    figures_pb2_grpc,
     governance_pb2_grpc,
     locks_pb2_grpc,
     namespaces_pb2_grpc,
@@ -59,6 +60,7 @@ class EngineClient:
         self.audit = admin_pb2_grpc.AuditStub(self.channel)
         self.configuration = configuration_pb2_grpc.ConfigurationStub(self.channel)
         self.account = account_pb2_grpc.AccountStub(self.channel)
+        self.figures = figures_pb2_grpc.FiguresStub(self.channel)
         self.timelines = timeline_pb2_grpc.TimelinesStub(self.channel)
         self.locks = locks_pb2_grpc.LocksStub(self.channel)
         self.alerts = alerts_pb2_grpc.AlertsStub(self.channel)

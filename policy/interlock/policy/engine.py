@@ -21,6 +21,8 @@ from interlock.governance.v1 import (
     alerts_pb2_grpc,
     configuration_pb2,
     configuration_pb2_grpc,
+    figures_pb2,
+    figures_pb2_grpc,
     governance_pb2,
     governance_pb2_grpc,
     locks_pb2,
@@ -38,6 +40,7 @@ from interlock.policy.applying import Applier
 from interlock.policy.authorizing import Authorizer
 from interlock.policy.degraded import DegradedCalls
 from interlock.policy.delivering import Dispatcher
+from interlock.policy.figures_ports import DailyFigures
 from interlock.policy.following import Following
 from interlock.policy.knowledge import Knowledge, SwitchRecorder
 from interlock.policy.learning import Learning
@@ -56,6 +59,7 @@ from interlock.policy.services.agents import AgentsService, SwitchesService
 from interlock.policy.services.alerts import AlertsService
 from interlock.policy.services.calls import AuditService, CallsService
 from interlock.policy.services.configuration import ConfigurationService
+from interlock.policy.services.figures import FiguresService
 from interlock.policy.services.governance import GovernanceService
 from interlock.policy.services.keys import KeysService
 from interlock.policy.services.locks import LocksService
@@ -79,6 +83,7 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *namespaces_pb2.DESCRIPTOR.services_by_name.values(),
     *account_pb2.DESCRIPTOR.services_by_name.values(),
     *timeline_pb2.DESCRIPTOR.services_by_name.values(),
+    *figures_pb2.DESCRIPTOR.services_by_name.values(),
     *locks_pb2.DESCRIPTOR.services_by_name.values(),
     *alerts_pb2.DESCRIPTOR.services_by_name.values(),
 )
@@ -115,6 +120,9 @@ class Store(Protocol):
     def timeline(self) -> Timeline: ...
 
     @property
+    def figures(self) -> DailyFigures: ...
+
+    @property
     def locks(self) -> Locks: ...
 
     @property
@@ -149,6 +157,7 @@ class Engine:
         self._quotas = store.quotas
         self._accounts = store.accounts
         self._timelines = TimelinesService(store.timeline, self._knowledge, token)
+        self._figures = FiguresService(store.figures, self._directory, self._knowledge, self._plans)
         self._locking = Locking(store.locks, store.directory, self._knowledge, self._plans, rates)
         self._watch_port, self._outbox = store.watch, store.outbox
         self._settings = settings
@@ -200,6 +209,7 @@ class Engine:
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
         account = AccountService(self._accounts, knowledge, self._plans)
         account_pb2_grpc.add_AccountServicer_to_server(account, server)
+        figures_pb2_grpc.add_FiguresServicer_to_server(self._figures, server)
         timeline_pb2_grpc.add_TimelinesServicer_to_server(self._timelines, server)
         locks_pb2_grpc.add_LocksServicer_to_server(LocksService(self._locking), server)
         alerts = AlertsService(

@@ -8,6 +8,7 @@ from interlock.policy.model import NO_EXPORT
 from interlock.store.accounts import RedisAccounts
 from interlock.store.connection import Connection, Recorder
 from interlock.store.directory import RedisDirectory
+from interlock.store.figures import RedisFigures
 from interlock.store.held import RedisHeld
 from interlock.store.ledger import RedisLedger
 from interlock.store.locks import RedisLocks
@@ -34,6 +35,7 @@ class Store:
     accounts: RedisAccounts
     requests: RedisRequests
     timeline: RedisTimeline
+    figures: RedisFigures
     locks: RedisLocks
     watch: RedisWatch
     outbox: RedisOutbox
@@ -61,6 +63,7 @@ async def open_store(
             RedisAccounts(connection),
             RedisRequests(connection),
             RedisTimeline(connection),
+            RedisFigures(connection),
             RedisLocks(connection),
             RedisWatch(connection, trails),
             RedisOutbox(connection),

@@ -10,6 +10,7 @@ from interlock.governance.v1 import (
     account_pb2_grpc,
     alerts_pb2_grpc,
     configuration_pb2_grpc,
+    figures_pb2_grpc,
     locks_pb2_grpc,
     namespaces_pb2_grpc,
     timeline_pb2_grpc,
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
     )
     from interlock.governance.v1.alerts_pb2_grpc import AlertsAsyncStub
     from interlock.governance.v1.configuration_pb2_grpc import ConfigurationAsyncStub
+    from interlock.governance.v1.figures_pb2_grpc import FiguresAsyncStub
     from interlock.governance.v1.locks_pb2_grpc import LocksAsyncStub
     from interlock.governance.v1.namespaces_pb2_grpc import NamespacesAsyncStub
     from interlock.governance.v1.timeline_pb2_grpc import TimelinesAsyncStub
@@ -60,6 +62,7 @@ class Api:
     alerts: "AlertsAsyncStub"
     account: "AccountAsyncStub"
     timelines: "TimelinesAsyncStub"
+    figures: "FiguresAsyncStub"
     locks: "LocksAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
@@ -95,6 +98,7 @@ class Api:
             alerts=alerts_pb2_grpc.AlertsStub(channel),
             account=account_pb2_grpc.AccountStub(channel),
             timelines=timeline_pb2_grpc.TimelinesStub(channel),
+            figures=figures_pb2_grpc.FiguresStub(channel),
             locks=locks_pb2_grpc.LocksStub(channel),
             destinations=destinations,
             bodies=bodies,

@@ -74,7 +74,10 @@ local function decide(verdict, reason, about, more)
       facts = ARGV[19] }
     if verdict == 'EXECUTE' or verdict == 'REPLAY' then
       record(state, audit, folds, now, event)
-      if verdict == 'REPLAY' then count_in_month(windows, now, 'r') end
+      if verdict == 'REPLAY' then
+        count_in_month(windows, now, 'r')
+        redis.call('HINCRBY', windows.days, today .. ':d', 1)
+      end
     else
       add(windows, now, now, 'b', 1)
       count_in_month(windows, now, 'b')

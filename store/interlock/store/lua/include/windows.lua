@@ -1,6 +1,6 @@
 -- Counters by minute, hour and UTC day, each a hash of "<bucket>:<what>" with what = a (actions), b (refused),
 -- s (spend, micro-USD) or t:<tool>; `days` has the actions of each UTC month beside, as "m:<YYYY-MM>", and `minutes` the
--- sum of a over the running minute and the 60 before, as "total".
+-- sum of a over the running minute and the 60 before, as "total". Of replays only the days are counted, as d.
 local MINUTE, HOUR, DAY = 60000, 3600000, 86400000
 local KEEP = { [MINUTE] = 60, [HOUR] = 168, [DAY] = 7 }
 
