@@ -370,3 +370,16 @@ async def figures(engine: EngineClient) -> ad.AgentMetrics:
 async def events(engine: EngineClient) -> list[ad.Event]:
     request = ad.ListEventsRequest(agent_id="bot-1", limit=1000)
     return list((await engine.ask(engine.audit.ListEvents, request)).events)
+
+
+async def test_what_a_call_declares_and_what_its_policy_asks_count_anew_though_rules_are_remembered(
+    engine: EngineClient, other_engine: EngineClient
+) -> None:
+    charged = []
+    for price_micros in (0, 500, 2_000, 100):
+        policy = ad.Policy(pricing_rules=[ad.PricingRule(tool="charge", price_micros=price_micros)])
+        await engine.ask(engine.policies.PutPolicy, ad.PutPolicyRequest(agent_id="bot-1", policy=policy))
+        for declared in (0, 1_000, 0):
+            call = f"{price_micros} {len(charged)}"
+            charged.append((await other_engine.authorize(call, declared_spend_micros=declared)).charged_micros)
+    assert charged == [0, 1_000, 0, 500, 1_000, 500, 2_000, 2_000, 2_000, 100, 1_000, 100]

@@ -23,6 +23,11 @@ class Timer:
         """It does not go off any more."""
         self.callback = None
 
+    def go_off(self) -> None:
+        """In a turn of the loop of its own: one that fails takes no other along."""
+        if self.callback is not None:
+            self.callback()
+
 
 class Timers:
     """The timers of one event loop."""
@@ -44,6 +49,7 @@ class Timers:
         return timer
 
     def _go_off(self, tick: int) -> None:
+        loop = asyncio.get_running_loop()
         for timer in self._ticks.pop(tick):
             if timer.callback is not None:
-                timer.callback()
+                loop.call_soon(timer.go_off)

@@ -175,3 +175,11 @@ def test_no_field_is_sent_twice_and_no_secret_at_all() -> None:
     assert len({name.lower() for name, _ in headers}) == len(headers)
     assert PLAIN not in str(headers)
     assert WHSEC.removeprefix("whsec_") not in str(headers)
+
+
+@pytest.mark.parametrize("length", [1, 31, 32, 63, 64, 65, 128, 500])
+def test_a_secret_of_any_length_signs_as_the_standard_library_has_it(length: int) -> None:
+    secret = "s" * length
+    for body in (b"", b"x" * 63, b"x" * 64, bytes(range(256)) * 40):  # twice: what is prepared must not be used up
+        headers = received(outgoing(body=body), secret).headers
+        assert headers["X-OnceOnly-Signature"] == hmac.new(secret.encode(), body, "sha256").hexdigest()
