@@ -21,6 +21,9 @@ end
 return rows
 """
 
+OF_THE_WATCHER = {b"il:{WORLD}:watcher", b"il:{default}:watched"}
+"""What the engine that watches for alerts notes as it goes, of what other tests did."""
+
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -33,7 +36,7 @@ class Evidence:
         """The keys that were written, or that have gone and should not have. Nobody else may be at work meanwhile."""
         written = {key for key, value in later.digests.items() if self.digests.get(key) != value}
         gone = {key for key in self.lasting if key not in later.digests}
-        return sorted(key.decode() for key in (written | gone) - OF_THEIR_OWN)
+        return sorted(key.decode() for key in (written | gone) - OF_THEIR_OWN - OF_THE_WATCHER)
 
 
 async def everything_in(redis_url: str | None) -> Evidence:
