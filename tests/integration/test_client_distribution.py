@@ -11,13 +11,20 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
-CHECK = """
+NEEDS = {"fastapi": "fastapi", "langchain": "langchain_core", "openai_agents": "agents"}
+"""The integrations that need another library, and which."""
+CHECK = f"""
 import importlib, pkgutil, sys
 import interlock.client
+lacking = {{}}
 for module in pkgutil.walk_packages(interlock.client.__path__, "interlock.client."):
-    importlib.import_module(module.name)
+    try:
+        importlib.import_module(module.name)
+    except ModuleNotFoundError as error:
+        lacking[module.name.removeprefix("interlock.client.integrations.")] = error.name
+assert lacking == {NEEDS}, lacking
 assert not hasattr(interlock, "__file__") or interlock.__file__ is None
-print(*sorted({name.partition(".")[0] for name in sys.modules}))
+print(*sorted({{name.partition(".")[0] for name in sys.modules}}))
 """
 
 
