@@ -9,7 +9,7 @@ LOCK := --quiet --generate-hashes --allow-unsafe --strip-extras --no-emit-index-
 	--no-emit-find-links --no-emit-options --extra embedded
 
 .DEFAULT_GOAL := help
-.PHONY: help setup dev demo bench test check format proto schema soak lock
+.PHONY: help setup dev demo bench test check format proto schema openapi soak lock
 
 help: ## lists these targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -44,6 +44,9 @@ proto: $(DEV) ## writes the code that is generated from proto/**/*.proto
 
 schema: $(DEV) ## writes the JSON schema of files of tools and policies, deploy/manifest.schema.json
 	$(BIN)/interlock apply --schema > deploy/manifest.schema.json
+
+openapi: $(DEV) ## writes the OpenAPI document of the REST API, deploy/openapi.json
+	$(BIN)/interlock openapi > deploy/openapi.json
 
 soak: $(DEV) ## runs the tests that take long
 	$(BIN)/pytest -m soak -s tests/soak

@@ -45,6 +45,8 @@ LINK = re.compile(r"\]\((?!https?:)([^)#]*)(#[^)]*)?\)")
 HEADER = re.compile(r"[A-Z][A-Za-z0-9]*(-[A-Z][A-Za-z0-9]*)+")
 OF_THE_CONNECTION = {"Accept-Encoding", "User-Agent", "Content-Length", "Transfer-Encoding"}
 """Names that the code knows in order to leave them alone, or to say where an answer ends."""
+OF_THE_PAGE = {"Content-Security-Policy", "X-Content-Type-Options", "Referrer-Policy"}
+"""What browsers are told with the page of the admin listener."""
 
 PLAIN, WHSEC, OTHER = "correct horse", "whsec_" + base64.b64encode(bytes(range(24))).decode(), "another secret"
 
@@ -160,8 +162,10 @@ def headers_of_the_code() -> set[str]:
     modules = (ROOT / "proxy").rglob("*.py")
     named = {text for module in modules for text in strings_of(module) if HEADER.fullmatch(text)}
     return (
-        named | {"Authorization", "Prefer", "RateLimit", "Origin", "Host", "Allow", "Signature"}
-    ) - OF_THE_CONNECTION
+        (named | {"Authorization", "Prefer", "RateLimit", "Origin", "Host", "Allow", "Signature"})
+        - OF_THE_CONNECTION
+        - OF_THE_PAGE
+    )
 
 
 @pytest.mark.parametrize("name", sorted(headers_of_the_code()))

@@ -19,6 +19,7 @@ EXAMPLES: Mapping[Path, tuple[str, ...]] = {
         "interlock check-config --schema",
     ),
     ("master-key",): ("interlock master-key",),
+    ("openapi",): ("interlock openapi",),
     ("top",): ("interlock top --sort spend", "interlock top --once --limit 10", "interlock top --json"),
     ("apply",): (
         "interlock apply -f tools.yaml --dry-run",

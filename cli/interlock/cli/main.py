@@ -101,6 +101,14 @@ def master_key() -> None:
     print_new_key()
 
 
+@app.command(rich_help_panel=RUN)
+def openapi() -> None:
+    """Print the OpenAPI document of the REST API, as a sidecar serves it at /openapi.json."""
+    from interlock.cli.openapi import print_document
+
+    print_document()
+
+
 @app.command(rich_help_panel=OPERATE)
 @in_namespace
 def top(

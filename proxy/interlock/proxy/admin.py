@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Iterable, Mapping
 from contextlib import asynccontextmanager
 from functools import partial
 from typing import Protocol
@@ -67,15 +67,18 @@ class Readiness:
         return bool(health.status == health_pb2.HealthCheckResponse.SERVING)
 
 
-def admin_app(metrics: Metrics, readiness: Ready, facts: Facts = dict) -> web.Application:
+def admin_app(
+    metrics: Metrics, readiness: Ready, facts: Facts = dict, pages: Iterable[web.RouteDef] = ()
+) -> web.Application:
     """The admin listener: `/metrics`, `/healthz` (200 while the process lives) and `/readyz` (200 or 503).
 
-    `facts` is what `/readyz` says beside whether it is ready.
+    `facts` is what `/readyz` says beside whether it is ready; `pages` is what else there is to see.
     """
     app = web.Application()
     app.router.add_get("/metrics", partial(_show_metrics, metrics))
     app.router.add_get("/healthz", _say_alive)
     app.router.add_get("/readyz", partial(_say_ready, readiness, facts))
+    app.add_routes(pages)
     return app
 
 

@@ -15,8 +15,10 @@ from interlock.governance.errors import DeniedError, InvalidRequestError, Unavai
 from interlock.proxy.abandoning import Abandoning
 from interlock.proxy.admin import Readiness, admin_app
 from interlock.proxy.answering import CONTINUE, REQUEST_ID
+from interlock.proxy.api.document import document_route
 from interlock.proxy.api.errors import v1_errors
 from interlock.proxy.api.port import Api
+from interlock.proxy.api.reference_page import page_route
 from interlock.proxy.api.routes import routes
 from interlock.proxy.credential import Credentials
 from interlock.proxy.destinations import Destinations
@@ -104,7 +106,7 @@ class Sidecar:
         if self._rpc_listener is not None:
             await self._rpc_listener.start(self._pipeline)
             self._closing.append(self._rpc_listener.close)
-        self._closing.append(await listen(admin_app(self._metrics, self._readiness), admin, self._limits("admin")))
+        self._closing.append(await listen(self._admin_app(), admin, self._limits("admin")))
         log.info("sidecar.started", port=self.port, admin_port=self.admin_port, grpc_port=self.grpc_port)
 
     async def drain(self) -> None:
@@ -172,13 +174,16 @@ class Sidecar:
             refused=partial(self._metrics.connection_refused, listener),
         )
 
+    def _admin_app(self) -> web.Application:
+        return admin_app(self._metrics, self._readiness, pages=[page_route()])
+
     def _agent_app(self, tools: ToolsRoute, runs: RunRoute, api: Api) -> web.Application:
         app = web.Application(
             middlewares=[self._front_door.label, problem_errors, v1_errors, self._front_door.guard],
             # The routes read and bound their bodies themselves.
             client_max_size=0,
         )
-        for of in (*tools.routes(), *runs.routes(), *routes(api)):
+        for of in (*tools.routes(), *runs.routes(), *routes(api), document_route()):
             app.router.add_route(of.method, of.path, of.handler, expect_handler=_left_to_the_guard)
         return app
 

@@ -4,6 +4,7 @@ from decimal import ROUND_CEILING, Decimal, InvalidOperation
 
 MICROS = 1_000_000
 _ONE_MICRO = Decimal("0.000001")
+MOST_WHOLE = 2**63
 
 
 def exact(literal: str) -> Decimal:
@@ -12,6 +13,12 @@ def exact(literal: str) -> Decimal:
         return Decimal(literal)
     except InvalidOperation as error:  # an exponent of twenty digits
         raise ValueError(f"{literal} is no number to count with") from error
+
+
+def exact_or_whole(literal: str) -> Decimal | int:
+    """The same; 60.0 is the integer 60, as JSON Schema has it (2020-12, 4.2.1), if it fits into 64 bits."""
+    value = exact(literal)
+    return int(value) if abs(value) < MOST_WHOLE and value == int(value) else value
 
 
 def micros_of(usd: Decimal) -> int:

@@ -38,9 +38,13 @@ class RunBody(Body):
     """The tool mode of `POST /v1/ai/run`."""
 
     agent_id: AgentId
+    """Who calls; an agent's key calls as that agent alone."""
     tool: ToolName
+    """The tool; the agent's own of that name goes before the global one."""
     args: dict[str, Any] | None = None
+    """What the tool is sent as `args`, byte for byte."""
     spend_usd: PriceUsd | None = None
+    """What the call will spend, USD. Charged is this, or the policy's price if that is more."""
 
 
 class RunEntrance:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from interlock.cli import agents, audit, calls, keys, namespaces, policies, switch, tools
 from interlock.cli.client import FAILED, MAX_LISTED, NOT_FOUND, UNREACHABLE, USAGE
-from interlock.proxy.api.models import ListQuery
+from interlock.proxy.api.queries import ListQuery
 
 KEY = "once_live_" + "a" * 43
 

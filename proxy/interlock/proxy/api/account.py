@@ -8,9 +8,10 @@ from pydantic_core import to_json
 from interlock.governance.v1 import account_pb2 as pb
 from interlock.proxy.api.answer import Answer
 from interlock.proxy.api.keys import ROLE_NAMES
-from interlock.proxy.api.models import NotificationsBody, UsageQuery
+from interlock.proxy.api.models import NotificationsBody
 from interlock.proxy.api.namespaces import Plan
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import UsageQuery
 from interlock.proxy.api.visit import Visit
 
 
@@ -132,16 +133,24 @@ def _usage_of(told: pb.AccountUsage, kind: pb.KindUsage) -> Usage:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/usage", usage, "Show what was used of one kind in this month", Usage, query=UsageQuery),
-    Operation("GET", "/v1/usage/all", usage_all, "Show all that was used in this month", WholeUsage),
-    Operation("GET", "/v1/me", me, "Show whose a key is, with its plan and preferences", answer=Account),
+    Operation("GET", "/v1/usage", usage, "Show usage, of one kind in this month", Usage, query=UsageQuery),
+    Operation(
+        "GET",
+        "/v1/usage/all",
+        usage_all,
+        "Show whole usage, of all kinds in this month",
+        WholeUsage,
+        headers={"X-OnceOnly-Plan": "The plan.", "X-OnceOnly-Month": "The month, `YYYY-MM`."},
+    ),
+    Operation("GET", "/v1/me", me, "Show the account, with its plan and preferences", answer=Account),
     Operation(
         "POST",
         "/v1/me/notifications",
         notify,
-        "Change what the namespace wants to be told of",
+        "Set notifications, what the namespace wants to be told of",
         answer=Preferences,
         body=NotificationsBody,
+        role="operator",
     ),
 )
 

@@ -5,8 +5,9 @@ from typing import Literal, Self
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.answer import Answer, Time
 from interlock.proxy.api.audit import facts_of
-from interlock.proxy.api.models import AGENT_ID, AgentsQuery, LogsQuery, PeriodQuery, ReasonBody
+from interlock.proxy.api.models import AGENT_ID, ReasonBody
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import AgentsQuery, LogsQuery, PeriodQuery
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -203,13 +204,23 @@ OPERATIONS = (
         "GET",
         "/v1/agents",
         show_all,
-        "List agents with what they did and may do",
+        "List agents, with what they did and may do",
         list[AgentStanding],
         query=AgentsQuery,
     ),
-    Operation("GET", "/v1/agents/{agent_id}", show, "Show whether an agent is enabled", AgentStatus),
-    Operation("POST", "/v1/agents/{agent_id}/disable", disable, "Disable an agent", AgentStatus, body=ReasonBody),
-    Operation("POST", "/v1/agents/{agent_id}/enable", enable, "Enable an agent", AgentStatus, body=ReasonBody),
+    Operation("GET", "/v1/agents/{agent_id}", show, "Show an agent, and whether it is enabled", AgentStatus),
+    Operation(
+        "POST",
+        "/v1/agents/{agent_id}/disable",
+        disable,
+        "Disable an agent",
+        AgentStatus,
+        body=ReasonBody,
+        role="operator",
+    ),
+    Operation(
+        "POST", "/v1/agents/{agent_id}/enable", enable, "Enable an agent", AgentStatus, body=ReasonBody, role="operator"
+    ),
     Operation(
         "GET",
         "/v1/agents/{agent_id}/logs",

@@ -161,4 +161,15 @@ def _invalid(place: tuple[str, ...], message: str) -> InvalidFieldsError:
     return InvalidFieldsError([InvalidField("invalid_request", ("body", *place), message)])
 
 
-OPERATIONS = (Operation("POST", "/v1/apply", apply, "Apply tools and policies as a whole", Applied, body=ApplyBody),)
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/v1/apply",
+        apply,
+        "Apply tools and policies, as a whole",
+        Applied,
+        body=ApplyBody,
+        role="operator",
+        refusals=(402, 409),
+    ),
+)

@@ -7,8 +7,8 @@ from google.protobuf.struct_pb2 import Struct
 
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.answer import Answer, Time
-from interlock.proxy.api.models import AgentQuery, EventsQuery
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import AgentQuery, EventsQuery
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -102,6 +102,8 @@ def struct_json(struct: Struct) -> dict[str, object]:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/audit", show_all, "List an agent's events in order", list[Event], query=EventsQuery),
-    Operation("GET", "/v1/audit/trails", trails, "Show where trails begin and end", list[Trail], query=AgentQuery),
+    Operation("GET", "/v1/audit", show_all, "List events, an agent's in their order", list[Event], query=EventsQuery),
+    Operation(
+        "GET", "/v1/audit/trails", trails, "List trails, where they begin and end", list[Trail], query=AgentQuery
+    ),
 )

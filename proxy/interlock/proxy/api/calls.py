@@ -6,8 +6,9 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
 from interlock.proxy.api.answer import Answer, Time
 from interlock.proxy.api.audit import Event
-from interlock.proxy.api.models import IDENTIFIER, AgentQuery, CallsQuery, ResolveBody
+from interlock.proxy.api.models import IDENTIFIER, ResolveBody
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import AgentQuery, CallsQuery
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import usd_of
@@ -100,6 +101,15 @@ def _ref(visit: Visit, agent_id: str | None) -> pb.CallRef:
 
 OPERATIONS = (
     Operation("GET", "/v1/calls", show_all, "List open calls, oldest first", list[Call], query=CallsQuery),
-    Operation("GET", "/v1/calls/{call_id}", show, "Show a call with its events", CallWithEvents, query=AgentQuery),
-    Operation("POST", "/v1/calls/{call_id}/resolve", resolve, "Say what became of a call", Call, body=ResolveBody),
+    Operation("GET", "/v1/calls/{call_id}", show, "Show a call, with its events", CallWithEvents, query=AgentQuery),
+    Operation(
+        "POST",
+        "/v1/calls/{call_id}/resolve",
+        resolve,
+        "Resolve a call, saying what became of it",
+        Call,
+        body=ResolveBody,
+        role="operator",
+        refusals=(409,),
+    ),
 )

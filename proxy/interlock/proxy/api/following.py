@@ -18,8 +18,8 @@ from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.answering import REQUEST_ID
 from interlock.proxy.api.answer import ABSENT, Answer
 from interlock.proxy.api.audit import Event
-from interlock.proxy.api.models import FollowQuery
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import FollowQuery
 from interlock.proxy.api.visit import Visit
 
 
@@ -43,6 +43,7 @@ class End(Answer):
     """What went wrong; absent where nothing did."""
 
 
+MEDIA_TYPE = "application/x-ndjson"
 Line = Event | Cursor | End
 
 
@@ -57,7 +58,7 @@ async def follow(visit: Visit) -> web.StreamResponse:
         first = await _first(call, visit.api.timeout_s)
         response = web.StreamResponse(
             headers={
-                "Content-Type": "application/x-ndjson",
+                "Content-Type": MEDIA_TYPE,
                 "X-Request-Id": visit.request[REQUEST_ID],
             }
         )
@@ -112,5 +113,13 @@ def _written(line: Line) -> bytes:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/audit/follow", follow, "Follow events as they are recorded", Line, query=FollowQuery),
+    Operation(
+        "GET",
+        "/v1/audit/follow",
+        follow,
+        "Follow events, as they are recorded",
+        Line,
+        query=FollowQuery,
+        media_type=MEDIA_TYPE,
+    ),
 )

@@ -81,7 +81,7 @@ def _fields(key: pb.ApiKey) -> dict[str, object]:
 
 
 OPERATIONS = (
-    Operation("POST", "/v1/keys", create, "Make a key", NewKey, body=KeyBody),
-    Operation("GET", "/v1/keys", show_all, "List keys without their values", list[Key]),
-    Operation("DELETE", "/v1/keys/{key_id}", revoke, "Revoke a key", Key),
+    Operation("POST", "/v1/keys", create, "Make a key", NewKey, body=KeyBody, role="operator"),
+    Operation("GET", "/v1/keys", show_all, "List keys, without their values", list[Key], role="operator"),
+    Operation("DELETE", "/v1/keys/{key_id}", revoke, "Revoke a key", Key, role="operator"),
 )

@@ -346,11 +346,29 @@ async def _waited(visit: Visit, rpc: UnaryUnaryMultiCallable[pb.GetLeaseRequest,
 
 
 OPERATIONS = (
-    Operation("POST", "/v1/ai/lease", acquire, "Take the lease of a key", answer=LeaseAnswer, body=WantedBody),
-    Operation("POST", "/v1/ai/extend", extend, "Extend a lease", answer=ExtendAnswer, body=ExtendBody),
-    Operation("POST", "/v1/ai/complete", complete, "Complete a lease", answer=SettledAnswer, body=CompleteBody),
-    Operation("POST", "/v1/ai/fail", fail, "Fail a lease", answer=SettledAnswer, body=FailBody),
-    Operation("POST", "/v1/ai/cancel", cancel, "Give a lease up", answer=SettledAnswer, body=CancelBody),
+    Operation(
+        "POST",
+        "/v1/ai/lease",
+        acquire,
+        "Take the lease of a key",
+        answer=LeaseAnswer,
+        body=WantedBody,
+        refusals=(402, 409),
+    ),
+    Operation("POST", "/v1/ai/extend", extend, "Extend a lease", answer=ExtendAnswer, body=ExtendBody, refusals=(409,)),
+    Operation(
+        "POST",
+        "/v1/ai/complete",
+        complete,
+        "Complete a lease",
+        answer=SettledAnswer,
+        body=CompleteBody,
+        refusals=(409,),
+    ),
+    Operation("POST", "/v1/ai/fail", fail, "Fail a lease", answer=SettledAnswer, body=FailBody, refusals=(409,)),
+    Operation(
+        "POST", "/v1/ai/cancel", cancel, "Give a lease up", answer=SettledAnswer, body=CancelBody, refusals=(409,)
+    ),
     Operation("GET", "/v1/ai/status", status, "Show how a lease stands", answer=StatusAnswer, query=LeaseQuery),
     Operation("GET", "/v1/ai/result", result, "Show what came of a lease", answer=ResultAnswer, query=LeaseQuery),
 )

@@ -104,4 +104,16 @@ def _answered(answer: object, status: str, http_status: int = 200) -> web.Respon
     )
 
 
-OPERATIONS = (Operation("POST", "/v1/check-lock", check, "Lock a key, once", answer=CheckLockAnswer, body=WantedBody),)
+OPERATIONS = (
+    Operation(
+        "POST",
+        "/v1/check-lock",
+        check,
+        "Lock a key, once",
+        answer=CheckLockAnswer,
+        body=WantedBody,
+        refusals=(402, 409),
+        headers={STATUS_HEADER: "`locked` or `duplicate`."},
+        example={"key": "order-17", "ttl": 60},
+    ),
+)

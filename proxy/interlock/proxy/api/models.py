@@ -86,6 +86,13 @@ def _no_agent_here(_: object) -> None:
     raise PydanticCustomError("extra_forbidden", "The agent is named beside the overrides")
 
 
+def _without_null(schema: dict[str, Any]) -> None:
+    """Leaves the schema of a field that may be left out, and not be null."""
+    (kind,) = (kind for kind in schema.pop("anyOf") if kind != {"type": "null"})
+    schema.update(kind)
+    schema.pop("default", None)
+
+
 def _no_agent(_: object) -> None:
     raise PydanticCustomError("extra_forbidden", "A namespace's default is no agent's")
 
@@ -149,7 +156,7 @@ class Body(Known):
 class Query(Known):
     """A query: every value comes as text."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True)
 
 
 class ToolAuth(Body):
@@ -241,9 +248,9 @@ class ToolFields(Body):
 
     scope_id: ScopeId = "global"
     """`global`, or `agent:ID` for an agent's own tool, which hides the global one of its name."""
-    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048), Field(json_schema_extra={"format": "uri"})]
     """Where it listens: http, https, grpc or grpcs."""
-    auth: Annotated[ToolAuth | None, BeforeValidator(_not_null)] = None
+    auth: Annotated[ToolAuth | None, BeforeValidator(_not_null), Field(json_schema_extra=_without_null)] = None
     """How calls are signed; left out, they are as before, and new tools get calls without signatures."""
     timeout_ms: Annotated[int, Field(ge=250, le=120_000)] | None = None
     """Time until an answer's head is there, then between two pieces of its body, ms; 15000 if left out."""
@@ -285,14 +292,14 @@ class ToolBody(ToolFields):
     """A tool to create or replace."""
 
     name: ToolName
+    """Its name; with `scope_id` it says which tool is replaced, if there is one."""
 
 
 class ToggleBody(Body):
+    """A tool's kill switch."""
+
     enabled: bool
-
-
-class ScopeQuery(Query):
-    scope_id: ScopeId | None = None
+    """False pulls it: nothing goes to the tool."""
 
 
 class PricingRule(Body):
@@ -330,7 +337,8 @@ class PolicyBody(Body):
 class OverridesBody(PolicyBody):
     """What is otherwise than in the template: a field that is given replaces that of the template."""
 
-    agent_id: Annotated[None, BeforeValidator(_no_agent_here)] = None
+    agent_id: Annotated[None, BeforeValidator(_no_agent_here), WithJsonSchema({"not": {}})] = None
+    """Must be left out."""
 
 
 class TemplateBody(Body):
@@ -371,15 +379,19 @@ class ApplyBody(Manifest):
 class DefaultPolicyBody(PolicyBody):
     """A policy of no agent's own."""
 
-    agent_id: Annotated[None, BeforeValidator(_no_agent)] = None
+    agent_id: Annotated[None, BeforeValidator(_no_agent), WithJsonSchema({"not": {}})] = None
+    """Must be left out."""
 
 
 class NamespaceBody(Body):
     """A namespace to create or change: what is left out stays as it is."""
 
     description: Reason | None = None
+    """For people."""
     plan: Annotated[str, StringConstraints(pattern=r"^[a-z0-9-]{1,63}$")] | None = None
+    """The name of its plan, one of `GET /v1/plans`."""
     default_policy: Literal["engine", "allow", "deny"] | DefaultPolicyBody | None = None
+    """What holds for agents without a policy: the engine's default, a rule, or a policy."""
 
 
 class NotificationsBody(Body):
@@ -393,80 +405,43 @@ class NotificationsBody(Body):
     """Runs that fail."""
 
 
-class UsageQuery(Query):
-    kind: Literal["make", "ai"] = "make"
-
-
-class NamespacesQuery(Query):
-    with_deleted: bool = False
-
-
-class ForceQuery(Query):
-    force: bool = False
-
-
 class ReasonBody(Body):
+    """Why."""
+
     reason: Reason = ""
-
-
-class LogsQuery(Query):
-    limit: Annotated[int, Field(ge=1, le=500)] = 100
-
-
-class PeriodQuery(Query):
-    period: Literal["hour", "day", "week"] = "day"
+    """For people: it stands in the audit trail."""
 
 
 class KeyBody(Body):
+    """A key to make."""
+
     role: Literal["agent", "viewer", "operator", "admin"]
+    """What it may do; an admin's takes an admin."""
     agent_id: AgentId | None = None
+    """The agent that it is of; needed with the role `agent`, and only then."""
     label: Annotated[str, StringConstraints(max_length=128)] = ""
-
-
-class AgentQuery(Query):
-    agent_id: AgentId | None = None
-
-
-class ListQuery(Query):
-    limit: Annotated[int, Field(ge=1, le=1000)] = 100
-
-
-class AgentsQuery(ListQuery):
-    after: AgentId | None = None
-
-
-class CallsQuery(ListQuery):
-    agent_id: AgentId | None = None
-    state: Literal["in_flight", "expired", "unknown", "succeeded", "open"] | None = None
+    """For people."""
 
 
 class ResolveBody(Body):
+    """An operator's word on a call of unknown outcome."""
+
     outcome: Literal["succeeded", "not_sent"]
+    """What became of it: `not_sent` frees its key for another try."""
     note: Reason = ""
+    """For people: it stands in the audit trail."""
     agent_id: AgentId | None = None
-
-
-class EventsQuery(ListQuery):
-    agent_id: AgentId
-    after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
-
-
-class ChangesQuery(ListQuery):
-    scope: Literal["namespace", "global"] = "namespace"
-    after_seq: Annotated[int, Field(ge=0, le=MAX_SEQ)] = 0
-
-
-class FollowQuery(Query):
-    agent_id: AgentId | None = None
-    cursor: Annotated[str, StringConstraints(pattern=r"^[a-z][0-9]{1,16}$")] | None = None
-    last: Annotated[int, Field(ge=0, le=100)] = 0
-    until_now: bool = False
+    """Whose call; finds it faster."""
 
 
 class SwitchBody(Body):
-    """`name` is that of the agent or tool."""
+    """A kill switch to pull or to lift."""
 
     pulled: bool
+    """True pulls it: nothing of what it is for goes through."""
     reason: Reason = ""
+    """For people: it stands in the audit trail."""
     name: Annotated[str, StringConstraints(pattern=r"^[A-Za-z0-9_.@:-]{1,128}$")] | None = None
+    """The agent or tool; needed for these, and only for these."""
     scope_id: ScopeId | None = None
+    """The tool's, if it is not global."""

@@ -5,9 +5,10 @@ from typing import Literal, Self
 from interlock.governance.v1 import namespaces_pb2 as pb
 from interlock.proxy.api.answer import Answer, Time
 from interlock.proxy.api.audit import Event
-from interlock.proxy.api.models import NAMESPACE, ChangesQuery, ForceQuery, NamespaceBody, NamespacesQuery, PolicyBody
+from interlock.proxy.api.models import NAMESPACE, NamespaceBody, PolicyBody
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.policies import Policy, policy_of
+from interlock.proxy.api.queries import ChangesQuery, ForceQuery, NamespacesQuery
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 
@@ -144,12 +145,38 @@ def _default_of(body: NamespaceBody) -> pb.DefaultPolicy | None:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/namespaces", show_all, "List namespaces", list[Namespace], query=NamespacesQuery),
-    Operation("GET", "/v1/namespaces/{namespace}", show, "Show a namespace", Namespace),
-    Operation("POST", "/v1/namespaces/{namespace}", put, "Create or change a namespace", Namespace, body=NamespaceBody),
-    Operation("DELETE", "/v1/namespaces/{namespace}", delete, "End a namespace", Namespace, query=ForceQuery),
-    Operation("GET", "/v1/plans", plans, "List plans", list[Plan]),
     Operation(
-        "GET", "/v1/changes", changes, "List changes above the agents, in order", list[Event], query=ChangesQuery
+        "GET", "/v1/namespaces", show_all, "List namespaces", list[Namespace], query=NamespacesQuery, role="admin"
+    ),
+    Operation("GET", "/v1/namespaces/{namespace}", show, "Show a namespace", Namespace, role="viewer"),
+    Operation(
+        "POST",
+        "/v1/namespaces/{namespace}",
+        put,
+        "Create or change a namespace",
+        Namespace,
+        body=NamespaceBody,
+        role="admin",
+        refusals=(409,),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/namespaces/{namespace}",
+        delete,
+        "End a namespace",
+        Namespace,
+        query=ForceQuery,
+        role="admin",
+        refusals=(409,),
+    ),
+    Operation("GET", "/v1/plans", plans, "List plans", list[Plan], role="viewer"),
+    Operation(
+        "GET",
+        "/v1/changes",
+        changes,
+        "List changes, those above the agents in their order",
+        list[Event],
+        query=ChangesQuery,
+        role="viewer",
     ),
 )

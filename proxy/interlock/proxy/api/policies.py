@@ -150,18 +150,35 @@ def _price(rule: pb.PricingRule) -> Price:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/policies", show_all, "List policies", list[AgentPolicy]),
+    Operation("GET", "/v1/policies", show_all, "List policies", list[AgentPolicy], role="viewer"),
     Operation("GET", "/v1/policies/{agent_id}", show, "Show an agent's policy", AgentPolicy),
     Operation(
-        "POST", "/v1/policies/{agent_id}", put, "Create or replace an agent's policy", AgentPolicy, body=PolicyBody
+        "POST",
+        "/v1/policies/{agent_id}",
+        put,
+        "Create or replace an agent's policy",
+        AgentPolicy,
+        body=PolicyBody,
+        role="operator",
+        refusals=(409,),
+    ),
+    Operation(
+        "DELETE",
+        "/v1/policies/{agent_id}",
+        delete,
+        "Delete an agent's policy",
+        Deleted,
+        role="operator",
+        refusals=(409,),
     ),
     Operation(
         "POST",
         "/v1/policies/{agent_id}/from-template",
         put_from_template,
-        "Create or replace an agent's policy from a template",
+        "Make an agent's policy of a template",
         AgentPolicy,
         body=TemplateBody,
+        role="operator",
+        refusals=(409,),
     ),
-    Operation("DELETE", "/v1/policies/{agent_id}", delete, "Delete an agent's policy", Deleted),
 )

@@ -56,7 +56,11 @@ OPERATIONS: tuple[Operation, ...] = (
 
 def routes(api: Api) -> list[web.RouteDef]:
     """What the agent-facing listener serves under `/v1`, `/v1/ai/run` excepted. Needs the middleware `v1_errors`."""
-    return [web.route(of.method, _with_braces(of.path), partial(_answer, api, of.answering)) for of in OPERATIONS]
+    return [
+        web.route(of.method, _with_braces(of.path), partial(_answer, api, of.answering))
+        for of in OPERATIONS
+        if of.answering is not None
+    ]
 
 
 def _with_braces(path: str) -> str:

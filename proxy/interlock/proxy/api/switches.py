@@ -56,6 +56,15 @@ async def throw(visit: Visit) -> Switch:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/switches", show_all, "List kill switches", list[Switch]),
-    Operation("POST", "/v1/switches/{scope}", throw, "Pull or lift a kill switch", Switch, body=SwitchBody),
+    Operation("GET", "/v1/switches", show_all, "List kill switches", list[Switch], role="viewer"),
+    Operation(
+        "POST",
+        "/v1/switches/{scope}",
+        throw,
+        "Pull or lift a kill switch",
+        Switch,
+        body=SwitchBody,
+        role="operator",
+        refusals=(409,),
+    ),
 )

@@ -52,20 +52,34 @@ class EventBody(BaseModel):
 
 
 class OffsetQuery(Query):
+    """Where in a list."""
+
     offset: Annotated[int, Field(ge=0, le=10_000)] = 0
+    """Leave out so many."""
 
 
 class RecentEventsQuery(OffsetQuery):
+    """Which of the recent events."""
+
     limit: Annotated[int, Field(ge=1, le=1000)] = 50
+    """So many at most."""
 
 
 class RunEventsQuery(Query):
+    """Which events of a run."""
+
     limit: Annotated[int, Field(ge=1, le=2000)] = 200
+    """So many at most."""
     offset: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Leave out so many of the first."""
 
 
 class RunsQuery(Query):
+    """Which runs."""
+
     limit: Annotated[int, Field(ge=1, le=200)] = 50
+    """So many at most."""
     offset: Annotated[int, Field(ge=0, le=100_000)] = 0
+    """Leave out so many of the latest."""
     q: Annotated[str, StringConstraints(max_length=256)] = ""
     """Only runs whose id begins so."""

@@ -17,7 +17,7 @@ PAGE = 200
 """Events in one answer of the engine."""
 
 
-class Event(Answer):
+class RunEvent(Answer):
     """An event of a run, with the further fields that were posted."""
 
     model_config = ConfigDict(frozen=True, use_attribute_docstrings=True, extra="allow")
@@ -94,7 +94,7 @@ class RunEvents(Answer):
     """The run."""
     total: int
     """How many there are in all."""
-    events: list[Event]
+    events: list[RunEvent]
     """Some of them, by the second they happened in, and in it as they were recorded."""
 
 
@@ -108,9 +108,9 @@ async def post(visit: Visit) -> Posted:
     return Posted(ok=True, event_id=posted.event_id, run_id=body.run_id)
 
 
-async def recent(visit: Visit) -> list[Event]:
+async def recent(visit: Visit) -> list[RunEvent]:
     query = visit.query(RecentEventsQuery)
-    found: list[Event] = []
+    found: list[RunEvent] = []
     while (left := query.limit - len(found)) > 0:
         asked = pb.ListRecentEventsRequest(limit=min(PAGE, left), offset=query.offset + len(found))
         page = (await visit.ask(visit.api.timelines.ListRecentEvents, asked)).events
@@ -122,7 +122,7 @@ async def recent(visit: Visit) -> list[Event]:
 
 async def of_run(visit: Visit) -> RunEvents:
     run_id, query = visit.path("run_id", RUN_ID), visit.query(RunEventsQuery)
-    found: list[Event] = []
+    found: list[RunEvent] = []
     while True:
         limit = min(PAGE, query.limit - len(found))
         asked = pb.ListRunEventsRequest(run_id=run_id, limit=limit, offset=query.offset + len(found))
@@ -141,15 +141,27 @@ async def show_all(visit: Visit) -> Runs:
 
 OPERATIONS = (
     Operation(
-        "GET", "/v1/events", recent, "List events of all runs, newest first", list[Event], query=RecentEventsQuery
+        "GET",
+        "/v1/events",
+        recent,
+        "List run events, of all runs and newest first",
+        list[RunEvent],
+        query=RecentEventsQuery,
     ),
     Operation("POST", "/v1/events", post, "Add an event to a run", answer=Posted, body=EventBody),
     Operation("GET", "/v1/runs", show_all, "List runs, the latest first", answer=Runs, query=RunsQuery),
-    Operation("GET", "/v1/runs/{run_id}", of_run, "Show the timeline of a run", answer=RunEvents, query=RunEventsQuery),
+    Operation(
+        "GET",
+        "/v1/runs/{run_id}",
+        of_run,
+        "Show a run, with its events in order",
+        answer=RunEvents,
+        query=RunEventsQuery,
+    ),
 )
 
 
-def event_of(event: pb.TimelineEvent) -> Event:
+def event_of(event: pb.TimelineEvent) -> RunEvent:
     extra = json.loads(event.extra) if event.extra else {}
     own = {
         "event_id": event.event_id,
@@ -167,7 +179,7 @@ def event_of(event: pb.TimelineEvent) -> Event:
         "lease_digest": event.lease_digest or None,
         "posted_by": event.posted_by or None,
     }
-    return Event.model_validate(extra | own)
+    return RunEvent.model_validate(extra | own)
 
 
 def run_of(run: pb.RunSummary) -> Run:

@@ -4,16 +4,9 @@ from interlock.governance.tool_urls import HTTP_SCHEMES
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.governance.v1 import governance_pb2 as governance
 from interlock.proxy.api.answer import Deleted
-from interlock.proxy.api.models import (
-    TOOL_NAME,
-    HeaderCredential,
-    OAuth2Credential,
-    ScopeQuery,
-    ToggleBody,
-    ToolBody,
-    ToolFields,
-)
+from interlock.proxy.api.models import TOOL_NAME, HeaderCredential, OAuth2Credential, ToggleBody, ToolBody, ToolFields
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import ScopeQuery
 from interlock.proxy.api.tool_shown import Tool
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.destinations import Destinations
@@ -137,10 +130,21 @@ def _ref(visit: Visit) -> pb.ToolRef:
 
 
 OPERATIONS = (
-    Operation("POST", "/v1/tools", put, "Create or replace a tool", Tool, body=ToolBody),
+    Operation(
+        "POST", "/v1/tools", put, "Create or replace a tool", Tool, body=ToolBody, role="operator", refusals=(402, 409)
+    ),
     Operation("GET", "/v1/tools", show_all, "List tools", list[Tool], query=ScopeQuery),
     Operation("GET", "/v1/tools/{name}", show, "Show a tool", Tool, query=ScopeQuery),
-    Operation("DELETE", "/v1/tools/{name}", delete, "Delete a tool", Deleted, query=ScopeQuery),
+    Operation(
+        "DELETE",
+        "/v1/tools/{name}",
+        delete,
+        "Delete a tool",
+        Deleted,
+        query=ScopeQuery,
+        role="operator",
+        refusals=(409,),
+    ),
     Operation(
         "POST",
         "/v1/tools/{name}/toggle",
@@ -149,5 +153,7 @@ OPERATIONS = (
         Tool,
         body=ToggleBody,
         query=ScopeQuery,
+        role="operator",
+        refusals=(409,),
     ),
 )

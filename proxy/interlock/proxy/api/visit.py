@@ -14,7 +14,7 @@ from interlock.proxy import strict_json
 from interlock.proxy.answering import read_body
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
 from interlock.proxy.api.port import Api
-from interlock.proxy.money import exact
+from interlock.proxy.money import exact_or_whole
 
 Model = TypeVar("Model", bound=BaseModel)
 Question = TypeVar("Question")
@@ -72,7 +72,7 @@ class Visit:
 def judged(model: type[Model], raw: bytes) -> Model:
     """A body, validated; an empty one is `{}`. Raises InvalidRequestError."""
     try:
-        return model.model_validate(strict_json.parse(raw, parse_float=exact) if raw else {})
+        return model.model_validate(strict_json.parse(raw, parse_float=exact_or_whole) if raw else {})
     except ValidationError as error:
         raise _invalid(error, "body") from None
 

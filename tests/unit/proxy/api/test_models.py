@@ -3,16 +3,8 @@ from decimal import Decimal
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from interlock.proxy.api.models import (
-    CallsQuery,
-    EventsQuery,
-    KeyBody,
-    LogsQuery,
-    PolicyBody,
-    ResolveBody,
-    SwitchBody,
-    ToolBody,
-)
+from interlock.proxy.api.models import KeyBody, PolicyBody, ResolveBody, SwitchBody, ToolBody
+from interlock.proxy.api.queries import CallsQuery, EventsQuery, LogsQuery
 
 TOOL = {"name": "charge", "url": "https://pay.example/charge"}
 
