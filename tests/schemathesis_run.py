@@ -39,7 +39,8 @@ continue-on-failure = true
 display = []
 
 # What these refuse is no matter of one value's shape: whether a URL may be reached,
-# whether a name goes with a role, whether text can be printed.
+# whether a name goes with a role, whether text can be printed,
+# whether two fields go together.
 {free}
 """
 FREE = """
@@ -48,7 +49,18 @@ include-path = "{path}"
 [operations.checks.positive_data_acceptance]
 enabled = false
 """
-JUDGED_AS_A_WHOLE = ("/v1/tools", "/v1/apply", "/v1/keys", "/v1/switches/{scope}", "/v1/runs/{run_id}", "/v1/events")
+JUDGED_AS_A_WHOLE = (
+    "/v1/tools",
+    "/v1/apply",
+    "/v1/keys",
+    "/v1/switches/{scope}",
+    "/v1/runs/{run_id}",
+    "/v1/events",
+    "/v1/policies/{agent_id}",
+    "/v1/policies/{agent_id}/from-template",
+    "/v1/me/alerts",
+    "/v1/ai/run",
+)
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,7 +133,9 @@ def _usage_of(told: pb.AccountUsage, kind: pb.KindUsage) -> Usage:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/usage", usage, "Show usage, of one kind in this month", Usage, query=UsageQuery),
+    Operation(
+        "GET", "/v1/usage", usage, "Show usage, of one kind in this month", Usage, query=UsageQuery, role="viewer"
+    ),
     Operation(
         "GET",
         "/v1/usage/all",
@@ -141,6 +143,7 @@ OPERATIONS = (
         "Show whole usage, of all kinds in this month",
         WholeUsage,
         headers={"X-OnceOnly-Plan": "The plan.", "X-OnceOnly-Month": "The month, `YYYY-MM`."},
+        role="viewer",
     ),
     Operation("GET", "/v1/me", me, "Show the account, with its plan and preferences", answer=Account),
     Operation(

@@ -2,13 +2,15 @@
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, StringConstraints, TypeAdapter
+from pydantic import Field, SecretStr, StringConstraints, TypeAdapter
 
 from interlock.governance.tool_urls import HTTP_SCHEMES
 from interlock.governance.v1 import alerts_pb2 as pb
+from interlock.proxy.api.answer import Answer
 from interlock.proxy.api.audit import struct_json
-from interlock.proxy.api.models import Body, ListQuery
+from interlock.proxy.api.models import Body
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.api.queries import ListQuery
 from interlock.proxy.api.times import rfc3339
 from interlock.proxy.api.visit import Visit
 
@@ -31,14 +33,10 @@ class AlertingBody(Body):
 
 
 class AlertsQuery(ListQuery):
+    """Which alerts."""
+
     state: Literal["waiting", "delivered", "dead"] | None = None
     """Only alerts with a delivery that is; left out: all."""
-
-
-class Answer(BaseModel):
-    """What is answered here."""
-
-    model_config = ConfigDict(frozen=True, use_attribute_docstrings=True)
 
 
 class Alerting(Answer):
@@ -146,17 +144,42 @@ async def redeliver_all(visit: Visit) -> Redelivered:
 
 
 OPERATIONS = (
-    Operation("GET", "/v1/me/alerts", show, "Show where alerts go", answer=Alerting),
-    Operation("POST", "/v1/me/alerts", put, "Say where alerts go", answer=Alerting, body=AlertingBody),
-    Operation("DELETE", "/v1/me/alerts", delete, "Have alerts go where the engine's settings say", answer=Alerting),
-    Operation("GET", "/v1/alerts", show_all, "List alerts, newest first", answer=list[Alert], query=AlertsQuery),
-    Operation("POST", "/v1/alerts/redeliver", redeliver_all, "Deliver all dead letters again", answer=Redelivered),
+    Operation("GET", "/v1/me/alerts", show, "Show alerting, where alerts go", answer=Alerting, role="viewer"),
+    Operation(
+        "POST",
+        "/v1/me/alerts",
+        put,
+        "Set alerting, saying where alerts go",
+        answer=Alerting,
+        body=AlertingBody,
+        role="operator",
+    ),
+    Operation(
+        "DELETE",
+        "/v1/me/alerts",
+        delete,
+        "Reset alerting, to where the engine's settings say",
+        answer=Alerting,
+        role="operator",
+    ),
+    Operation(
+        "GET", "/v1/alerts", show_all, "List alerts, newest first", answer=list[Alert], query=AlertsQuery, role="viewer"
+    ),
+    Operation(
+        "POST",
+        "/v1/alerts/redeliver",
+        redeliver_all,
+        "Redeliver all alerts, of which letters are dead",
+        answer=Redelivered,
+        role="operator",
+    ),
     Operation(
         "POST",
         "/v1/alerts/{alert_id}/redeliver",
         redeliver,
-        "Deliver an alert's dead letters again",
+        "Redeliver an alert, its dead letters",
         answer=Redelivered,
+        role="operator",
     ),
 )
 

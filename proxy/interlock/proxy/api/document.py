@@ -69,7 +69,7 @@ TAG_OF = {
     "me": "Account",
     "usage": "Account",
     "metrics": "Account",
-    "notifications": "Account",
+    "alerts": "Account",
     "keys": "Keys",
     "namespaces": "Namespaces",
     "plans": "Namespaces",

@@ -4,6 +4,7 @@ import inspect
 import json
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -50,6 +51,12 @@ def test_what_an_operation_says_of_itself_is_there(of: Operation) -> None:
 def test_an_example_is_accepted_by_the_model_that_validates(of: Operation) -> None:
     if of.body is not None and of.example is not None:
         TypeAdapter(of.body).validate_python(parse(json.dumps(of.example).encode(), parse_float=exact))
+
+
+@each
+def test_the_least_role_is_that_of_the_table_of_routes(of: Operation) -> None:
+    page = (Path(__file__).parents[4] / "docs" / "http.md").read_text()
+    assert re.search(rf"^\| {of.method} \| `{re.escape(of.path)}` \| {of.role} \|", page, re.MULTILINE)
 
 
 def schemas() -> Iterator[tuple[str, str, dict[str, Any]]]:
