@@ -184,6 +184,37 @@ async def test_preferences_switch_what_is_sent_and_mail_goes_to_whom_is_named(ho
     assert alert["facts"]["call_id"] in mail.get_payload()
 
 
+async def test_a_lease_that_fails_is_a_failed_run_told_once_and_can_be_switched_off(house: House) -> None:
+    agent = house.agent()
+    key = (await house.ask("POST", "/v1/keys", {"role": "agent", "agent_id": agent}))["key"]
+
+    async def fail(name: str) -> None:
+        async with house.second.client(key) as api:
+            leased = (await api.post("/v1/ai/lease", json={"key": name})).json()
+            failed = {"key": name, "lease_id": leased["lease_id"], "error_code": "boom"}
+            for _ in range(2):
+                assert (await api.post("/v1/ai/fail", json=failed)).json()["status"] == "failed"
+
+    async with AlertReceiver() as receiver:
+        await house.told_at(receiver)
+        await fail("report-1")
+        [alert] = await receiver.until(1, "run_failed")
+        assert (alert["agent_id"], alert["reason"], alert["count"]) == (agent, "boom", 1)
+        assert alert["facts"] == {"key": "report-1", "of": "lease"}
+        await house.ask("POST", "/v1/me/notifications", {"run_failure_notifications_enabled": False})
+        try:
+            await fail("report-2")
+
+            async def listed() -> bool:
+                alerts = await house.ask("GET", "/v1/alerts?limit=20")
+                return sum(one["kind"] == "run_failed" for one in alerts) == 2
+
+            await until(listed)
+        finally:
+            await house.ask("POST", "/v1/me/notifications", {"run_failure_notifications_enabled": True})
+        assert len(receiver.of("run_failed")) == 1
+
+
 async def test_a_receiver_that_is_down_is_tried_again_and_dead_letters_can_be_delivered_again(house: House) -> None:
     agent = house.agent()
     await house.ask("POST", f"/v1/policies/{agent}", {"blocked_tools": ["refund"]})

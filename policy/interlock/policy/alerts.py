@@ -65,7 +65,10 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Incident:
-    """Something to tell, `count` times over. What has no `fold` is told by itself."""
+    """Something to tell, `count` times over. What does not fold is told by itself.
+
+    `agent_id` is needed only where it was not found in an agent's own trail.
+    """
 
     kind: AlertKind
     tool: str
@@ -75,6 +78,7 @@ class Incident:
     first_at_ms: int = 0
     facts: Mapping[str, object] = field(default_factory=dict)
     folds: bool = True
+    agent_id: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,7 +135,7 @@ def _ended(folds: Mapping[str, Fold], told: list[Incident], now_ms: int, fold_ms
 def _together(incidents: Iterable[Incident]) -> dict[str, Incident]:
     found: dict[str, Incident] = {}
     for number, incident in enumerate(incidents):
-        name = f"{incident.kind}|{incident.tool}" if incident.folds else str(number)
+        name = f"{incident.kind}|{incident.tool}|{incident.agent_id}" if incident.folds else str(number)
         found[name] = _joined(found.get(name), incident)
     return found
 

@@ -46,10 +46,10 @@ def _incident(seen: Sighting) -> Incident | None:
             facts = facts_of(seen)
             first = int(facts.get("first_at", seen.at_ms))
             return Incident(AlertKind.BLOCKED_CALL, seen.tool, seen.reason, seen.at_ms, count_of(seen), first)
-        case "settlement" if _failed(seen):
+        case "settlement" | "reconciliation" if _failed(seen):
             return _of_call(AlertKind.TOOL_ERROR, seen)
-        case "reconciliation":
-            return _of_call(AlertKind.TOOL_ERROR, seen)
+        case "failure":
+            return _of_run(seen)
         case "anomaly":
             facts = facts_of(seen) | {"seq": seen.seq}
             return Incident(AlertKind.ANOMALY, seen.tool, seen.reason, seen.at_ms, facts=facts, folds=False)
@@ -64,7 +64,15 @@ def _of_call(kind: AlertKind, seen: Sighting) -> Incident:
     return Incident(kind, seen.tool, seen.reason or "tool_error", seen.at_ms, facts={"call_id": seen.call_id, **about})
 
 
+def _of_run(seen: Sighting) -> Incident:
+    facts = facts_of(seen)
+    agent_id = str(facts.pop("agent_id", ""))
+    return Incident(AlertKind.RUN_FAILED, "", seen.reason or "failed", seen.at_ms, facts=facts, agent_id=agent_id)
+
+
 def _failed(seen: Sighting) -> bool:
+    if seen.type == "reconciliation":
+        return True
     if seen.verdict == Outcome.NOT_SENT:
         return seen.reason.startswith(UNREACHED)
     return seen.verdict in FAILING

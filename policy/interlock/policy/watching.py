@@ -30,6 +30,7 @@ log = structlog.get_logger(__name__)
 
 AGENTS_PER_S = 5_000
 EVENTS_AT_ONCE = 500
+NOBODY = ""
 LOOKS_AT_WHO_IS_BEHIND = 10
 
 
@@ -100,10 +101,12 @@ class Watcher:
         whole = now_ms - whole_at >= INDEX_MS
         if whole:
             named = list(await self._around.directory.agents(namespace))
-            await self._drop(namespace, frozenset(named))
+            await self._drop(namespace, frozenset([*named, NOBODY]))
         else:
             named = list(await self._around.overview.seen_since(namespace, newest_at - INDEX_OVERLAP_MS))
         self._indexed_at[namespace] = (now_ms if whole else whole_at, now_ms)
+        # What fails that is no agent's call stands in a place of the namespace's own.
+        named.append(NOBODY)
         strangers = [scope for agent in named if (scope := Scope(namespace, agent)) not in self._seqs]
         for page in _pages(strangers):
             await self._pace.take(len(page))
@@ -292,7 +295,7 @@ def _alert(scope: Scope, incident: Incident, now_ms: int) -> Alert:
         alert_id=new_id("alert"),
         kind=AlertKind(incident.kind),
         namespace=scope.namespace,
-        agent_id=scope.agent_id,
+        agent_id=scope.agent_id or incident.agent_id,
         tool=incident.tool,
         reason=incident.reason,
         count=incident.count,

@@ -53,6 +53,7 @@ In the slot of a namespace, `il:{ns}:â€¦`, and above all of them, `il:{WORLD}:â€
 | `runs`         | zset   | runs, by when something was last recorded, 10,000 at most | 7 days after the last   |
 | `runs:<agent>` | zset   | those of them that an agent has something in, 10,000 at most | as above             |
 | `agents:<run>` | set    | agents that have something in a run            | as above                           |
+| `failures`     | stream | leases and keyed runs that failed, the last ~10,000 | 7 days after the last         |
 | `alerting`     | string | where its alerts go                            | until changed                      |
 | `watched`      | hash   | how far each agent's trail was looked at for alerts | 400 days after the last event of any |
 | `alerts`       | hash   | alerts by id                                   | 30 days, the last 10,000           |

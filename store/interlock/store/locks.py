@@ -79,7 +79,7 @@ class RedisLocks:
 
     async def fail(self, held: Held, error_code: str, error_hash: str) -> LeaseWord:
         args: list[Argument] = [held.epoch, *_shown_by(held), error_code, error_hash, *_announced(held.named)]
-        return await self._act("fail_lease", held, args)
+        return await self._act("fail_lease", held, args, "failures")
 
     async def cancel(self, held: Held, reason: str) -> LeaseWord:
         args: list[Argument] = [held.epoch, *_shown_by(held), reason, *_announced(held.named)]
@@ -101,9 +101,9 @@ class RedisLocks:
         async with self._redis.subscription(keys.LEASES_CHANNEL) as messages:
             yield (message.decode() async for message in messages)
 
-    async def _act(self, script: str, held: Held, args: Sequence[Argument]) -> LeaseWord:
+    async def _act(self, script: str, held: Held, args: Sequence[Argument], *parts: str) -> LeaseWord:
         namespace = held.named.owner.namespace
-        at = [_lease(held.named), *(keys.of_namespace(namespace, part) for part in ("state", "epoch"))]
+        at = [_lease(held.named), *(keys.of_namespace(namespace, part) for part in ("state", "epoch", *parts))]
         (reply,) = await self._redis.run(script, at, args)
         return LeaseWord(reply[0].decode(), _told(reply))
 

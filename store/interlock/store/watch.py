@@ -15,6 +15,8 @@ from interlock.store.trails import RedisTrails
 from interlock.store.watched import alert_to_json, watched_from_json, watched_to_json
 
 HOUR_MS, DAY_MS = 3_600_000, 86_400_000
+NUMBERS = 1_000_000
+"""More entries than these no stream gets in one ms."""
 
 
 class RedisWatch:
@@ -59,12 +61,12 @@ class RedisWatch:
 
     async def news(self, after: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Sighting]]:
         scopes = [*after]
-        trails = [("XRANGE", keys.of_agent(of, "audit"), f"{after[of] + 1}", "+", "COUNT", limit) for of in scopes]
+        trails = [(*_after(of, after[of]), "+", "COUNT", limit) for of in scopes]
         folds = [("HGET", keys.of_agent(of, "state"), "folding") for of in scopes]
         replies = await self._redis.ask("watch", *trails, *folds) if scopes else []
         await self._unfold([of for of, folding in zip(scopes, replies[len(scopes) :], strict=True) if folding])
         pages = zip(scopes, replies[: len(scopes)], strict=True)
-        return {of: [_sighting(*entry) for entry in entries] for of, entries in pages if entries}
+        return {of: [_seen(of, *entry) for entry in entries] for of, entries in pages if entries}
 
     async def usual(self, scope: Scope, now_ms: int) -> Usual:
         (counters,) = await self._redis.ask("watch", ("HGETALL", keys.of_agent(scope, "hours")))
@@ -133,6 +135,27 @@ def _raising(step: Raised, record: str) -> tuple[list[str], list[Argument]]:
     ]
     at = [keys.of_namespace(namespace, "watched"), *keys.of_alerts(namespace).values()]
     return at, [step.scope.agent_id, step.before, record, json.dumps(raised, separators=(",", ":"))]
+
+
+def _after(scope: Scope, seq: int) -> tuple[str, str, str]:
+    """Where an agent's events begin that are new; or, of nobody, the namespace's failures."""
+    if scope.agent_id:
+        return "XRANGE", keys.of_agent(scope, "audit"), f"{seq + 1}"
+    at_ms, number = divmod(seq, NUMBERS)
+    return "XRANGE", keys.of_namespace(scope.namespace, "failures"), f"({at_ms}-{number}"
+
+
+def _seen(scope: Scope, entry_id: bytes, fields: Any) -> Sighting:
+    return _sighting(entry_id, fields) if scope.agent_id else _failure(entry_id, fields)
+
+
+def _failure(entry_id: bytes, fields: Any) -> Sighting:
+    """A lease or a keyed run that failed. Its place in the stream, <unix ms>-<number>, is its seq."""
+    at_ms, _, number = entry_id.partition(b"-")
+    told = text_of(fields)
+    facts = {"agent_id": told["agent"], "key": told["key"], "of": told["kind"]}
+    seq = int(at_ms) * NUMBERS + int(number)
+    return Sighting(seq, int(at_ms), "failure", "", "", "", told["error_code"], 0, json.dumps(facts).encode())
 
 
 def _sighting(entry_id: bytes, fields: Any) -> Sighting:

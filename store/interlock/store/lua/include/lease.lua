@@ -28,6 +28,9 @@ end
 
 -- Ends a lease in the word of its holder, `proof` saying what that was. The same word may come again: DONE. LOST: it is not
 -- held, SETTLED: it was ended otherwise; either changes nothing. `at` has key, lease_id, version, channel and name.
+-- With `failures`, what failed is told there, once: who watches raises the alert.
+local MAX_FAILURES = 10000
+
 local function settle(at, now, status, proof, facts)
   local lease = lease_at(at.key)
   if not lease then return told('UNKNOWN', nil, now) end
@@ -39,5 +42,11 @@ local function settle(at, now, status, proof, facts)
   redis.call('HSET', at.key, 'status', status, 'done_at_ms', int(now), 'proof', proof, unpack(facts))
   redis.call('PEXPIREAT', at.key, int(now + LEASE_KEPT_MS))
   redis.call('PUBLISH', at.channel, at.name)
+  if status == 'failed' and at.failures then
+    local of = redis.call('HMGET', at.key, 'owner', 'key', 'kind', 'error_code')
+    redis.call('XADD', at.failures, 'MAXLEN', '~', MAX_FAILURES, '*', 'agent', of[1] or '', 'key', of[2] or '',
+      'kind', of[3] or '', 'error_code', of[4] or '')
+    redis.call('PEXPIRE', at.failures, LEASE_KEPT_MS)
+  end
   return told('DONE', lease_at(at.key), now)
 end
