@@ -121,3 +121,22 @@ async def test_beyond_its_rate_the_client_is_told_when_to_come_back_and_nobody_e
         assert not [one for one in told if isinstance(one, ApiError)]
         assert not (await slow.do("gov.disable_agent", "bot")).is_enabled
         await other.do("client.me")
+
+
+async def test_calls_of_tools_are_held_to_the_rate_and_none_beyond_it_reaches_the_tool(
+    sidecar: InterlockDev, tool: Tool
+) -> None:
+    async with team_on(sidecar, "slow") as slow, sidecar.client(slow.client.api_key) as http:
+        await slow.register(tool.url)
+        by_http = (http.post("/tools/charge", json={"n": n}, headers={"Interlock-Agent": "bot"}) for n in range(15))
+        by_run = (
+            http.post("/v1/ai/run", json={"agent_id": "bot", "tool": "charge", "args": {"m": n}}) for n in range(15)
+        )
+        answers = await asyncio.gather(*by_http, *by_run)
+        limited = [answer for answer in answers if answer.status_code == 429]
+        assert (len(limited), len(tool.received)) == (30 - (FIT - 1), FIT - 1)
+        for answer in limited:
+            told = answer.json()
+            reason = told["reason"] if "reason" in told else told["detail"]["error"]
+            assert (reason, answer.headers["Interlock-Decision"]) == ("rate_limited", "error")
+            assert 1 <= int(answer.headers["Retry-After"]) <= 61
