@@ -226,7 +226,9 @@ def test_every_field_of_a_calls_line_in_the_log_is_named() -> None:
 
 KINDS = {
     **dict.fromkeys(("invalid_tool", "invalid_policy", "invalid_role"), Kind.INVALID),
-    **dict.fromkeys(("agent_id_mismatch", "one_mode", "unsupported"), Kind.INVALID),
+    **dict.fromkeys(("agent_id_mismatch", "one_mode"), Kind.INVALID),
+    "run_queue_full": Kind.EXHAUSTED,
+    "run_lost": Kind.CONFLICT,
     **dict.fromkeys(("policy_not_found", "key_not_found", "call_not_found", "no_such_route"), Kind.NOT_FOUND),
     **dict.fromkeys(("call_not_open", "tool_changing", "managed_by_another", "configuration_changing"), Kind.CONFLICT),
     **dict.fromkeys(("invalid_cursor", "invalid_namespace", "unknown_plan", "unknown_template"), Kind.INVALID),

@@ -48,10 +48,13 @@ def put(
         typer.Option(help="For agents without a policy: allow, deny, or as the engine says. A policy comes in a file."),
     ] = None,
     description: Annotated[str | None, typer.Option(help="For people.")] = None,
+    run_handler: Annotated[
+        str | None, typer.Option(help="The tool that keyed runs without actions are given to; '' for none.")
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Create a namespace, or change what is given of it."""
-    flags = given(plan=plan, default_policy=default_policy, description=description)
+    flags = given(plan=plan, default_policy=default_policy, description=description, run_handler=run_handler)
     with connected() as api:
         _show(api.post("namespaces", name, body={**document(file), **flags}), as_json=as_json)
 

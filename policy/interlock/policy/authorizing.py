@@ -8,6 +8,7 @@ import time
 
 import orjson
 
+from interlock.governance.call_key import run_action_key
 from interlock.governance.errors import InterlockError, InvalidRequestError, NotFoundError, UnavailableError
 from interlock.governance.ids import new_id
 from interlock.governance.values import dataclass, replace
@@ -21,22 +22,28 @@ from interlock.policy.model import (
     Decision,
     Dedup,
     Epochs,
+    Identity,
     Limits,
     Ruling,
     Scope,
     Snapshot,
     Tool,
+    Verdict,
     VersionedPolicy,
 )
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Ledger, PolicyMoved, Reservation
 from interlock.policy.rates import Rates
+from interlock.policy.run_ports import Assumed, Foresight
 from interlock.policy.runs import EXCEEDED, Quota, Runs
 
 MAX_KEY_BYTES = 256
 MAX_RUN_ID_BYTES = 256
 DIGEST_BYTES = 32
 MAX_RULED = 4096
+MAX_RUN_ACTIONS = 50
+RUN_REMEMBERED_MS = 7 * 86_400_000
+"""A settled action of a run is not repeated for so long, however short the tool's own memory is."""
 ROUNDS = 8
 """How often a call is judged again before we say that its policy will not hold still."""
 
@@ -59,6 +66,8 @@ class Question:
     will_wait: bool
     awaited_call_id: str
     part_of_run: bool = False
+    run_action: int = 0
+    run_action_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,6 +166,7 @@ class Authorizer:
             for _ in range(ROUNDS):
                 standing = await self._knowledge.identify(question.credential)
                 scope = access.acting_agent(standing.identity, question.agent_id)
+                _check_run(question, standing.identity)
                 verdict = await self._judge(question, standing, scope, reserved)
                 if verdict is not None:
                     break
@@ -180,8 +190,8 @@ class Authorizer:
         self, question: Question, standing: Standing, scope: Scope, reserved: set[Scope]
     ) -> Judged | ToolChanged | None:
         """One round; None if what it rests on has moved. Notes in `reserved` whose namespace has a run less."""
-        # Who has waited for another's call was counted before.
-        if not question.awaited_call_id and (
+        # Who has waited for another's call was counted before, and a run when it was queued.
+        if not (question.awaited_call_id or question.run_action) and (
             limited := await self._rates.refusal(standing.snapshot.namespace, f"{scope.agent_id}:{question.attempt_id}")
         ):
             if await self._outdated(standing):
@@ -256,6 +266,45 @@ class Authorizer:
         self._ruled[scope, tool.name] = ruled
         return ruled
 
+    async def foresee(self, question: Question, assumed: Assumed, ledger: Foresight) -> Judged | ToolChanged:
+        """What `authorize` would say now, were as much used beside as is assumed. Changes nothing."""
+        check(question)
+        for _ in range(ROUNDS):
+            standing = await self._knowledge.identify(question.credential)
+            scope = access.acting_agent(standing.identity, question.agent_id)
+            _check_run(question, standing.identity)
+            # Nothing is reserved that could be withdrawn: so it is judged on what holds now, or not at all.
+            verdict = (
+                None
+                if await self._outdated(standing)
+                else await self._foreseen(question, assumed, ledger, standing, scope)
+            )
+            if verdict is not None:
+                return verdict
+        raise _unsettled_policy()
+
+    async def _foreseen(
+        self, question: Question, assumed: Assumed, ledger: Foresight, standing: Standing, scope: Scope
+    ) -> Judged | ToolChanged | None:
+        """One round; None if the agent's policy has moved."""
+        tool = standing.snapshot.tool_for(scope.agent_id, question.tool)
+        if tool is None:
+            raise _unknown_tool()
+        if tool.revision != question.tool_revision:
+            return ToolChanged(scope)
+        case = self._case(standing, scope, tool, await self._knowledge.policy(scope), question.declared_micros)
+        exceeds = await self._runs.would_exceed(scope, case.plan, assumed.actions)
+        reservation = replace(_reservation(question, case), quota_reason=EXCEEDED if exceeds else "")
+        foreseen = await ledger.foresee(reservation, assumed)
+        if foreseen.policy_version != case.policy_version:
+            await self._knowledge.policy_of(scope, foreseen.policy_version)
+            return None
+        basis = standing.snapshot.epochs
+        decision = Decision(
+            Verdict(foreseen.verdict), foreseen.reason, "", basis, charged_micros=foreseen.charged_micros
+        )
+        return _as_judged(case, decision, None)
+
     async def _quota(self, question: Question, case: _Case) -> Quota | None:
         """A run, if the plan limits them, for a call that nothing speaks against so far."""
         if case.switch.reason or case.ruling.reason:
@@ -286,10 +335,18 @@ def check(question: Question) -> None:
         "method": not METHOD.fullmatch(question.method),
         "declared_spend_micros": not 0 <= question.declared_micros <= MAX_SPEND_MICROS,
         "awaited_call_id": bool(question.awaited_call_id) and not CALL_ID.fullmatch(question.awaited_call_id),
+        "run_action": not 0 <= question.run_action <= MAX_RUN_ACTIONS,
+        "run_action_digest": len(question.run_action_digest) != (DIGEST_BYTES if question.run_action else 0),
     }
     for name, wrong in problems.items():
         if wrong:
             raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
+
+
+def _check_run(question: Question, identity: Identity) -> None:
+    """A run's grant is good for the run's actions, and nothing else is one. Errors: InvalidRequestError."""
+    if bool(identity.run) != bool(question.run_action):
+        raise InvalidRequestError("invalid_request", "run_action goes with a run's grant", field="run_action")
 
 
 def matched_rule(reason: str, switch: Ruling, ruling: Ruling, limits: Limits, origin: str = "") -> str:
@@ -320,22 +377,19 @@ def _reservation(question: Question, case: _Case) -> Reservation:
     """Errors: InvalidRequestError `idempotency_key_required`."""
     tool = case.tool
     mode = rules.dedup_mode(tool, question.method)
-    repeatable = rules.is_remembered(mode=mode, caller_key=question.caller_key)
-    if mode is Dedup.HEADER and not question.caller_key:
+    of_run = case.standing.identity.run
+    repeatable = bool(of_run) or rules.is_remembered(mode=mode, caller_key=question.caller_key)
+    if mode is Dedup.HEADER and not question.caller_key and not of_run:
         raise InvalidRequestError("idempotency_key_required", "this tool needs an Idempotency-Key", field="key")
-    key = rules.key_of(
-        case.scope,
-        mode=mode,
-        caller_key=question.caller_key,
-        fingerprint=question.fingerprint,
-        attempt_id=question.attempt_id,
-    )
+    key = _key(question, case, mode)
+    remembered_ms = rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key, max_ttl_s=case.plan.max_ttl_s)
     return Reservation(
         scope=case.scope,
         attempt_id=question.attempt_id,
         call_id=new_id("call"),
         key=key,
-        fingerprint=question.fingerprint.hex(),
+        # An action of a run stays the same action, however the tool is changed meanwhile.
+        fingerprint=key if of_run else question.fingerprint.hex(),
         tool=tool.name,
         policy_version=case.policy_version,
         switch_reason=case.switch.reason,
@@ -344,7 +398,7 @@ def _reservation(question: Question, case: _Case) -> Reservation:
         lease_ms=rules.lease_ms(tool),
         # A call that is a call of its own whatever it says cannot be repeated, so there is nothing to hold.
         hold=tool.hold and repeatable,
-        ttl_ms=rules.remembered_ms(tool, mode=mode, caller_key=question.caller_key, max_ttl_s=case.plan.max_ttl_s),
+        ttl_ms=max(remembered_ms, RUN_REMEMBERED_MS) if of_run else remembered_ms,
         will_wait=question.will_wait,
         awaited_call_id=question.awaited_call_id,
         basis=case.standing.snapshot.epochs,
@@ -352,6 +406,19 @@ def _reservation(question: Question, case: _Case) -> Reservation:
         repeatable=repeatable,
         run_id=question.run_id,
         part_of_run=question.part_of_run,
+    )
+
+
+def _key(question: Question, case: _Case, mode: Dedup) -> str:
+    scope, run = case.scope, case.standing.identity.run
+    if run:
+        return run_action_key(scope.namespace, scope.agent_id, run, question.run_action, question.run_action_digest)
+    return rules.key_of(
+        scope,
+        mode=mode,
+        caller_key=question.caller_key,
+        fingerprint=question.fingerprint,
+        attempt_id=question.attempt_id,
     )
 
 

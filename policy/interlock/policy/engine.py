@@ -29,6 +29,8 @@ from interlock.governance.v1 import (
     locks_pb2_grpc,
     namespaces_pb2,
     namespaces_pb2_grpc,
+    runs_pb2,
+    runs_pb2_grpc,
     timeline_pb2,
     timeline_pb2_grpc,
 )
@@ -42,6 +44,7 @@ from interlock.policy.degraded import DegradedCalls
 from interlock.policy.delivering import Dispatcher
 from interlock.policy.figures_ports import DailyFigures
 from interlock.policy.following import Following
+from interlock.policy.keyed_runs import KeyedRuns
 from interlock.policy.knowledge import Knowledge, SwitchRecorder
 from interlock.policy.learning import Learning
 from interlock.policy.lock_ports import Locks
@@ -52,6 +55,9 @@ from interlock.policy.ports import Directory, Held, Ledger, Overview, Quotas, Tr
 from interlock.policy.rates import Rates
 from interlock.policy.reconciling import Asker, Reconciler, Recorder
 from interlock.policy.renewing import Renewer
+from interlock.policy.run_dispatch import RunDispatch
+from interlock.policy.run_grants import Grants
+from interlock.policy.run_ports import RunQueue
 from interlock.policy.runs import Runs
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.account import AccountService
@@ -61,10 +67,12 @@ from interlock.policy.services.calls import AuditService, CallsService
 from interlock.policy.services.configuration import ConfigurationService
 from interlock.policy.services.figures import FiguresService
 from interlock.policy.services.governance import GovernanceService
+from interlock.policy.services.keyed_runs import KeyedRunsService
 from interlock.policy.services.keys import KeysService
 from interlock.policy.services.locks import LocksService
 from interlock.policy.services.namespaces import NamespacesService
 from interlock.policy.services.policies import PoliciesService
+from interlock.policy.services.run_work import RunWorkService
 from interlock.policy.services.timelines import TimelinesService
 from interlock.policy.services.tools import ToolsService
 from interlock.policy.settings import EngineSettings
@@ -86,6 +94,7 @@ SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
     *figures_pb2.DESCRIPTOR.services_by_name.values(),
     *locks_pb2.DESCRIPTOR.services_by_name.values(),
     *alerts_pb2.DESCRIPTOR.services_by_name.values(),
+    *runs_pb2.DESCRIPTOR.services_by_name.values(),
 )
 
 
@@ -131,6 +140,9 @@ class Store(Protocol):
     @property
     def outbox(self) -> Outbox: ...
 
+    @property
+    def run_queue(self) -> RunQueue: ...
+
 
 class Engine:
     """One engine. Any number of them may share a Redis."""
@@ -139,7 +151,7 @@ class Engine:
         self._directory = store.directory
         self._plans = Plans(settings.plans, settings.default_plan)
         rates = Rates(store.requests, self._plans)
-        self._knowledge = Knowledge(store.directory, rates, recorder)
+        self._knowledge = Knowledge(store.directory, rates, recorder, Grants(store.run_queue, store.directory))
         self._learning = Learning(store.directory, self._knowledge)
         self._waits = Waits(store.ledger)
         self._following = Following(store.overview, store.directory)
@@ -162,8 +174,15 @@ class Engine:
         self._watch_port, self._outbox = store.watch, store.outbox
         self._settings = settings
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
+        authorizer = Authorizer(
+            self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow
+        )
+        self._dispatch = RunDispatch(
+            store.run_queue, lease_ms=settings.runs.lease_ms, max_workers_lost=settings.runs.max_workers_lost
+        )
+        self._run_work = RunWorkService(self._dispatch, authorizer, store.run_queue, token)
         self._governance = GovernanceService(
-            Authorizer(self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow),
+            authorizer,
             Renewer(self._ledger, self._knowledge, allow_without_policy=allow),
             DegradedCalls(self._directory, self._ledger, self._knowledge, self._runs, allow_without_policy=allow),
             self._runs,
@@ -220,6 +239,9 @@ class Engine:
             allow_loopback=self._settings.allow_loopback_tools,
         )
         alerts_pb2_grpc.add_AlertsServicer_to_server(alerts, server)
+        runs_pb2_grpc.add_RunWorkServicer_to_server(self._run_work, server)
+        keyed = KeyedRunsService(KeyedRuns(self._locking, directory, knowledge))
+        runs_pb2_grpc.add_KeyedRunsServicer_to_server(keyed, server)
         self.register_health(server)
 
     def alerting(self, courier: Courier, recorder: AlertRecorder) -> Alerting:
@@ -261,12 +283,14 @@ class Engine:
         self._governance.drain()
         self._following.drain()
         self._locking.drain()
+        self._dispatch.drain()
 
     async def close(self) -> None:
         await self._stop_watching()
         await self._learning.close()
         await self._waits.close()
         await self._locking.close()
+        await self._dispatch.close()
 
     async def bootstrap(self, key: str) -> bool:
         """Creates the first admin key of the default namespace. False if that key existed before, revoked or not."""

@@ -16,6 +16,7 @@ from interlock.policy.credentials import Credential
 from interlock.policy.model import Epochs, Identity, Role, Scope, Snapshot, VersionedPolicy
 from interlock.policy.ports import Directory
 from interlock.policy.rates import Rates
+from interlock.policy.run_grants import GRANT_PREFIX, Grants, namespace_of
 
 MAX_REMEMBERED = 50_000
 
@@ -43,9 +44,16 @@ class SwitchRecorder(Protocol):
 class Knowledge:
     """The directory, remembered."""
 
-    def __init__(self, directory: Directory, rates: Rates, recorder: SwitchRecorder | None = None) -> None:
+    def __init__(
+        self,
+        directory: Directory,
+        rates: Rates,
+        recorder: SwitchRecorder | None = None,
+        grants: Grants | None = None,
+    ) -> None:
         self._directory = directory
         self._rates = rates
+        self._grants = grants
         self._recorder = recorder
         # The last changes of switches that were known, global ("") and by namespace; those there is something known of.
         self._switched: dict[str, int] = {}
@@ -57,9 +65,11 @@ class Knowledge:
         self._loading: dict[str, asyncio.Task[_Remembered]] = {}
 
     async def identify(self, credential: str) -> Standing:
-        """Whose key it is. Errors: UnauthenticatedError `missing_key` or `invalid_key`."""
+        """Whose key it is. Errors: UnauthenticatedError `missing_key` or `invalid_key`; of a run's grant `run_lost`."""
         if not credential:
             raise UnauthenticatedError("missing_key", "a bearer key is needed")
+        if credential.startswith(GRANT_PREFIX) and self._grants is not None:
+            return await self._of_run(credential, self._grants)
         address = credentials.address(credential)
         remembered = self._namespaces.get(self._homes.get(address, ""))
         if remembered is not None and address in remembered.identities:
@@ -106,6 +116,14 @@ class Knowledge:
         self._homes[address] = namespace
         remembered.identities[address] = identity
         return Standing(identity, remembered.snapshot)
+
+    async def _of_run(self, grant: str, grants: Grants) -> Standing:
+        """A grant is looked at each time, behind the snapshot: a key revoked since has raised its epoch."""
+        namespace = namespace_of(grant)
+        remembered = await self._loaded(namespace)
+        if not remembered.snapshot.namespace.exists:
+            raise _invalid_key()
+        return Standing(await grants.identity(grant), remembered.snapshot)
 
     async def _stored(self, credential: str, address: str) -> Identity:
         key = await self._directory.key(address) if credentials.looks_like_key(credential) else None

@@ -54,8 +54,20 @@ class Grounds:
 
 
 @dataclass(frozen=True, slots=True)
+class Queued:
+    """A run to be queued with its lease: what it is to do, as whom, and the address of the key that wants it."""
+
+    plan: bytes
+    agent_id: str
+    key_address: str
+
+
+@dataclass(frozen=True, slots=True)
 class Wanted:
-    """A lock or lease that is asked for. `token` names this asking: of a lease it is the id; `limit` -1 is none."""
+    """A lock or lease that is asked for. `token` names this asking: of a lease it is the id; `limit` -1 is none.
+
+    With a `run`, a worker is to hold the lease.
+    """
 
     named: Named
     grounds: Grounds
@@ -64,6 +76,7 @@ class Wanted:
     ttl_ms: int
     limit: int
     metadata: bytes = b""
+    run: Queued | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +107,9 @@ class LockWord:
 class LeaseWord:
     """What became of an act on a lease.
 
-    `word` is ACQUIRED, POLLING, OVER, SWITCHED or EXHAUSTED of one that is wanted, EXTENDED, DONE, SWITCHED, LOST or
-    SETTLED of one that is held, UNKNOWN where there is none, and MOVED if the namespace's epoch did: then nothing was
-    written.
+    `word` is ACQUIRED, POLLING, OVER, SWITCHED, EXHAUSTED or FULL (the queue) of one that is wanted, EXTENDED, DONE,
+    SWITCHED, LOST or SETTLED of one that is held, UNKNOWN where there is none, and MOVED if the namespace's epoch did:
+    then nothing was written.
     """
 
     word: str
@@ -157,6 +170,9 @@ class Locks(Protocol):
 
     async def acquire(self, wanted: Wanted) -> AcquiredWord:
         """Takes a lease nobody holds whose work is not over, and charges it. Its token or attempt gets it again."""
+
+    async def cancel_run(self, named: Named, reason: str) -> LeaseWord:
+        """Ends a run, whoever holds it."""
 
     async def withdraw_lease(self, wanted: Wanted, month: str) -> None:
         """As `withdraw_lock`."""

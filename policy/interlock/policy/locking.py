@@ -29,6 +29,7 @@ from interlock.policy.lock_ports import (
     Locks,
     LockWord,
     Named,
+    Queued,
     Shown,
     Wanted,
 )
@@ -50,12 +51,16 @@ Word = TypeVar("Word", LockWord, AcquiredWord)
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """A lock or a lease that is asked for. `metadata` is a JSON object or empty, an empty `attempt_id` is none."""
+    """A lock or a lease that is asked for. `metadata` is a JSON object or empty, an empty `attempt_id` is none.
+
+    With a `run`, that is queued with the lease.
+    """
 
     key: str
     ttl_s: int | None = None
     metadata: bytes = b""
     attempt_id: str = ""
+    run: Queued | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,7 +131,10 @@ class Locking:
         return word
 
     async def acquire(self, credential: Credential, question: Question) -> Granted:
-        """Takes a lease, or says how it stands. Errors: as `check`."""
+        """Takes a lease, or says how it stands. Of a run its worker is the holder, and nobody is told the lease's id.
+
+        Errors: as `check`, and ExhaustedError `run_queue_full`.
+        """
 
         def limit(plan: Plan) -> int | None:
             return plan.runs_per_month
@@ -141,7 +149,16 @@ class Locking:
         lease = _known(word.lease)
         if word.took_over:
             log.warning("lease.taken_over", **_named(asked.wanted.named), version=lease.version)
-        return Granted(lease, word.lease_id, word.charged, word.used, asked.plan.runs_per_month)
+        lease_id = word.lease_id if question.run is None else ""
+        return Granted(lease, lease_id, word.charged, word.used, asked.plan.runs_per_month)
+
+    async def cancel_run(self, credential: Credential, key: str, agent_id: str, reason: str) -> Lease:
+        """Ends a run, whoever works on it. Errors: NotFoundError, ConflictError `lease_settled`, `lease_not_held`."""
+        identity = await self._knowledge.authenticate(credential)
+        owner = acting_owner(identity)
+        if agent_id:
+            owner = access.acting_agent(identity, agent_id)
+        return _settled(await self._locks.cancel_run(named(owner, key), reason))
 
     async def extend(self, credential: Credential, holder: Holder, ttl_s: int | None) -> Lease:
         """Errors: NotFoundError `not_found`, ConflictError `lease_not_held`, DeniedError as `check`."""
@@ -218,6 +235,8 @@ class Locking:
             if word.word == "MOVED" or (word.after.world != asked.world and word.word in ("SWITCHED", *GRANTED)):
                 await self._knowledge.refresh(asked.wanted.named.owner.namespace)
                 continue
+            if word.word == "FULL":
+                raise ExhaustedError("run_queue_full", "too many runs of this namespace wait; try again later")
             if word.word == "EXHAUSTED":
                 raise _exhausted(asked.plan, limit(asked.plan), word.used)
             if word.word == "SWITCHED" or (word.after.agent_off and word.word in GRANTED):
@@ -240,6 +259,7 @@ class Locking:
             ttl_ms=plan.ttl_s(question.ttl_s) * 1000,
             limit=-1 if most is None else most,
             metadata=question.metadata,
+            run=question.run,
         )
         return _Asked(wanted, plan, epochs.world)
 

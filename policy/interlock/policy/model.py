@@ -76,6 +76,8 @@ class Identity:
     namespace: str
     role: Role
     agent_id: str = ""
+    run: str = ""
+    """With a run's grant instead of a key: the digest of the run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,7 +246,10 @@ class DefaultPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """A namespace as it is kept. No plan is the engine's default. Revision 0: there is no record of it."""
+    """A namespace as it is kept. No plan is the engine's default. Revision 0: there is no record of it.
+
+    `run_handler` is the tool that keyed runs without actions are given to; empty for none.
+    """
 
     name: str
     description: str = ""
@@ -253,6 +258,7 @@ class Namespace:
     created_at_ms: int = 0
     deleted_at_ms: int = 0
     revision: int = 0
+    run_handler: str = ""
 
     @property
     def exists(self) -> bool:

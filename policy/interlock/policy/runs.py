@@ -57,6 +57,12 @@ class Runs:
         resets_in_ms = month_end_ms(reserved.at_ms) - reserved.at_ms
         return Quota(plan.name, limit, reserved.used, reserved.granted, resets_in_ms)
 
+    async def would_exceed(self, scope: Scope, plan: Plan, assumed: int) -> bool:
+        """Whether there would be no run left, were so many more used."""
+        if plan.runs_per_month is None:
+            return False
+        return (await self._quotas.month(scope.namespace)).reserved + assumed >= plan.runs_per_month
+
     async def release(self, scope: Scope, attempt_id: str) -> None:
         """The attempt was not let through after all."""
         if await self._limited(scope.namespace):

@@ -78,6 +78,19 @@ class PlanSettings(BaseModel):
         return self
 
 
+class RunsSettings(BaseModel):
+    """How keyed runs are handed to workers."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    lease_ms: int = Field(
+        10_000, ge=500, le=600_000, description="A worker not heard of for so long is replaced on its run, ms"
+    )
+    max_workers_lost: int = Field(
+        5, ge=1, le=100, description="A run fails as worker_lost after so many of them without an action done"
+    )
+
+
 class EngineSettings(BaseModel):
     """One governance engine."""
 
@@ -98,6 +111,7 @@ class EngineSettings(BaseModel):
         default_factory=dict, description="What namespaces may use, by the plan they are on; unlimited is always there"
     )
     default_plan: str = Field(UNLIMITED, description="The plan of namespaces that were given none")
+    runs: RunsSettings = Field(default_factory=RunsSettings, description="Keyed runs")
     allow_loopback_tools: bool = Field(False, description="Tools may be registered on loopback addresses")
     allow_plaintext_token_urls: bool = Field(
         False, description="Token URLs may be http:// beyond loopback, e.g. inside a service mesh"

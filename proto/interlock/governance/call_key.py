@@ -23,5 +23,17 @@ def call_key(
         kind, value = b"derived", fingerprint
     else:
         kind, value = b"attempt", attempt_id.encode()
-    parts = (b"interlock/key/1", namespace.encode(), agent_id.encode(), kind, value)
+    return _digest(namespace, agent_id, kind, value)
+
+
+def run_action_key(namespace: str, agent_id: str, run: str, index: int, action: bytes) -> str:
+    """64 hex digits for an action of a keyed run: `run` is the digest of its key, `action` that of what was queued.
+
+    A kind of its own, so that no `Idempotency-Key` an agent may send is ever taken for it.
+    """
+    return _digest(namespace, agent_id, b"run", run.encode(), str(index).encode(), action)
+
+
+def _digest(namespace: str, agent_id: str, *what: bytes) -> str:
+    parts = (b"interlock/key/1", namespace.encode(), agent_id.encode(), *what)
     return hashlib.sha256(b"".join([len(part).to_bytes(4) + part for part in parts])).hexdigest()

@@ -6,6 +6,7 @@ import re
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
+from typing import Any
 
 import structlog
 from aiohttp import web
@@ -33,10 +34,15 @@ from interlock.proxy.pipeline import Pipeline, Traces, stages_of
 from interlock.proxy.plain_door import PlainDoor
 from interlock.proxy.rpc.listener import RpcListener
 from interlock.proxy.rpc.upstream import RpcUpstream
+from interlock.proxy.run_actions import Actions, Foresight
+from interlock.proxy.run_board import RunBoard
+from interlock.proxy.run_keyed import KeyedRuns
 from interlock.proxy.run_route import PATH as RUN_PATH
 from interlock.proxy.run_route import RunRoute
+from interlock.proxy.run_worker import RunWorkers
 from interlock.proxy.settings import SidecarSettings
 from interlock.proxy.spool import Spool
+from interlock.proxy.stages.identify import Tools
 from interlock.proxy.stages.intercept import check_target
 from interlock.proxy.tools_route import ToolsRoute, problem_errors
 from interlock.proxy.unknown_tools import UnknownTools
@@ -69,6 +75,7 @@ class Sidecar:
         self.grpc_port = settings.grpc_port
         """None if there is no gRPC listener."""
         self._rpc_listener: RpcListener | None = None
+        self._workers: RunWorkers | None = None
 
     async def start(self) -> None:
         """Ready for calls when it returns. Errors: OSError (an address is taken, the spool cannot be had)."""
@@ -93,13 +100,15 @@ class Sidecar:
         bodies = BodyReader()
         self._closing.append(bodies.close)
         ways_out = (upstream, rpc_upstream, Credentials(tokens))
-        stages = stages_of(engine, *ways_out, spool, abandoning, outage, bodies.of_known, self._metrics)
+        resolved = Tools(engine)
+        stages = stages_of(engine, resolved, *ways_out, spool, abandoning, outage, bodies.of_known, self._metrics)
         failed = UnknownTools(engine).tell
         self._pipeline = Pipeline(stages, self._metrics, outage.ended, self._traces(), failed)
         self._closing.append(self._pipeline.close)
         own_key = self._settings.agent_key.get_secret_value() if self._settings.agent_key else ""
         tools = ToolsRoute(self._pipeline, own_key, self._settings.max_body_bytes)
-        runs = RunRoute(self._pipeline, self._settings.max_body_bytes, bodies.of_strangers)
+        keyed = KeyedRuns(self._channel, bodies.of_strangers)
+        runs = RunRoute(self._pipeline, keyed, self._settings.max_body_bytes, bodies.of_strangers)
         agent_app = self._agent_app(tools, runs, self._api(destinations, bodies.of_strangers))
         plain = PlainDoor(self._front_door, tools, runs, self._settings.max_body_bytes)
         self._closing.append(await listen(agent_app, agents, self._limits("agents"), plain))
@@ -107,6 +116,7 @@ class Sidecar:
             await self._rpc_listener.start(self._pipeline)
             self._closing.append(self._rpc_listener.close)
         self._closing.append(await listen(self._admin_app(), admin, self._limits("admin")))
+        self._begin_runs(self._pipeline, resolved)
         log.info("sidecar.started", port=self.port, admin_port=self.admin_port, grpc_port=self.grpc_port)
 
     async def drain(self) -> None:
@@ -115,16 +125,34 @@ class Sidecar:
         if self._pipeline is not None:
             self._pipeline.drain()
         self._end_streams()
+        if self._workers is not None:
+            self._workers.drain()
         log.info("sidecar.draining")
         rpcs = asyncio.create_task(self._rpc_listener.drain()) if self._rpc_listener is not None else None
         try:
             async with asyncio.timeout(self._settings.drain_grace_ms / 1000):
-                while busy := self._front_door.busy | (self._pipeline.running if self._pipeline else set()):
+                while busy := self._busy():
                     await asyncio.wait(busy)
         except TimeoutError:
             log.warning("sidecar.drain_cut_short", calls=len(busy))
         if rpcs is not None:
             await rpcs
+
+    def _busy(self) -> set[asyncio.Task[Any]]:
+        """What has to be over before this process ends."""
+        calls = self._pipeline.running if self._pipeline is not None else set()
+        runs = self._workers.working if self._workers is not None else set()
+        return self._front_door.busy | calls | runs
+
+    def _begin_runs(self, pipeline: Pipeline, tools: Tools) -> None:
+        """The workers of keyed runs, as far as there are to be any."""
+        board = RunBoard(self._channel, self._settings.engine)
+        actions = Actions(pipeline)
+        self._workers = RunWorkers(
+            board, lambda run: Foresight(board, tools) if run.dry_run else actions, self._settings.runs.workers
+        )
+        self._closing.append(self._workers.close)
+        self._workers.start()
 
     async def close(self) -> None:
         """Idempotent; also after a start that failed."""

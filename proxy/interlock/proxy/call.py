@@ -68,7 +68,8 @@ class Ask:
 
     `path` is what the fingerprint knows the call by. `agent_id` is empty for an agent's own key. `traced_by_argument`
     says that the arguments' `run_id` is tracing, unless the tool makes an argument of it; `part_of_run` that others
-    tell of the run's beginning and end. `wider_tool` is meant if `tool` does not exist.
+    tell of the run's beginning and end. `wider_tool` is meant if `tool` does not exist. `run_action` counts the actions
+    of a keyed run from 1, with the digest of what was queued.
     """
 
     tool: str = ""
@@ -88,6 +89,8 @@ class Ask:
     traced_by_argument: bool = False
     part_of_run: bool = False
     wait_s: float = 0.0
+    run_action: int = 0
+    run_action_digest: bytes = b""
 
 
 @dataclass(frozen=True, slots=True)
@@ -251,7 +254,7 @@ class Call:
         off = mode == pb.DEDUP_MODE_OFF
         if mode == pb.DEDUP_MODE_UNSPECIFIED:
             off = self.tool.read_only or self.ask.method in ("GET", "HEAD")
-        return bool(self.ask.idempotency_key) or not off
+        return bool(self.ask.idempotency_key or self.ask.run_action) or not off
 
     @property
     def reason(self) -> str:

@@ -61,7 +61,8 @@ class Outage:
 
     def let_through(self, call: Call, attempt_id: str, unavailable: UnavailableError) -> Call:
         """The call with a verdict of the sidecar's own. Errors: `unavailable`, if it may not go through."""
-        word = self.words.of(call.ask)
+        # A keyed run can wait for its engine; only that one knows which of its actions are over.
+        word = self.words.of(call.ask) if not call.ask.run_action else None
         is_open = call.tool.on_governance_failure == pb.ON_GOVERNANCE_FAILURE_OPEN
         if word is None or not is_open or unavailable.reason != REASON:
             raise unavailable

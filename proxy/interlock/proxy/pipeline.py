@@ -48,6 +48,7 @@ class Traces(Protocol):
 
 def stages_of(
     engine: EngineClient,
+    tools: Tools,
     upstream: Upstream,
     rpc_upstream: RpcUpstream,
     credentials: Credentials,
@@ -58,7 +59,6 @@ def stages_of(
     metrics: Metrics,
 ) -> Sequence[Stage]:
     """The stages in their order."""
-    tools = Tools(engine)
     return (
         intercept,
         Identify(tools, outage.words),

@@ -8,6 +8,7 @@ from typing import Any
 import structlog
 from aiohttp import web
 from pydantic import ValidationError
+from pydantic_core import to_json
 
 from interlock.governance.errors import InterlockError, InternalError, InvalidRequestError
 from interlock.governance.tool_urls import is_grpc
@@ -15,6 +16,7 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy import strict_json
 from interlock.proxy.answering import incoming_of
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError, answer_of
+from interlock.proxy.api.leases import LeaseAnswer
 from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
 from interlock.proxy.call import WHOLE_DEADLINE, Ask, Call, Decision, Draft, Forwarded, Incoming
 from interlock.proxy.large_bodies import LargeBodies
@@ -24,6 +26,7 @@ from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.plain_lane import PlainAgent
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
 from interlock.proxy.request_errors import ToolIsGrpcError
+from interlock.proxy.run_keyed import KeyedRuns
 from interlock.proxy.stages.intercept import RequestFields
 
 log = structlog.get_logger()
@@ -83,18 +86,22 @@ class RunEntrance:
         return None
 
     def draft(self, call: Call) -> Draft:
-        """The contract's envelope. The arguments are the agent's own bytes: no number in them is read and rewritten."""
-        ask, permit = call.ask, call.verdict.permit
-        after = {"run_id": ask.run_id} if ask.run_id else {}
-        after |= {"call_id": permit.call_id, "idempotency_key": permit.key}
-        body = b'{"tool":%b,"args":%b,"agent_id":%b,%b' % (
-            _compact(ask.tool),
-            ask.arguments,
-            _compact(permit.agent_id),
-            _compact(after)[1:],
-        )
-        headers = (*ask.headers, ("Content-Type", JSON_CONTENT_TYPE))
-        return Draft("POST", call.tool.url, headers, body)
+        return envelope(call)
+
+
+def envelope(call: Call) -> Draft:
+    """The contract's body. The arguments are the agent's own bytes: no number in them is read and rewritten."""
+    ask, permit = call.ask, call.verdict.permit
+    after = {"run_id": ask.run_id} if ask.run_id else {}
+    after |= {"call_id": permit.call_id, "idempotency_key": permit.key}
+    body = b'{"tool":%b,"args":%b,"agent_id":%b,%b' % (
+        _compact(ask.tool),
+        ask.arguments,
+        _compact(permit.agent_id),
+        _compact(after)[1:],
+    )
+    headers = (*ask.headers, ("Content-Type", JSON_CONTENT_TYPE))
+    return Draft("POST", call.tool.url, headers, body)
 
 
 class WholeAgent:
@@ -128,12 +135,9 @@ def _check_mode(value: object) -> None:
     keyed, tool = "key" in fields, "agent_id" in fields or "tool" in fields
     if keyed and tool:
         raise InvalidFieldsError([InvalidField("one_mode", ["body"], "key and agent_id/tool exclude each other")])
-    if keyed:
-        raise InvalidFieldsError(
-            [InvalidField("unsupported", ["body", "key"], "keyed runs are not served by this version")]
-        )
     if not tool:
-        raise InvalidFieldsError([InvalidField("one_mode", ["body"], "give agent_id and tool to call a tool")])
+        message = "give agent_id and tool to call a tool, or key to start a run"
+        raise InvalidFieldsError([InvalidField("one_mode", ["body"], message)])
 
 
 def _invalid(error: ValidationError) -> InvalidFieldsError:
@@ -157,8 +161,9 @@ def _compact(value: object) -> bytes:
 class RunRoute:
     """The handler: translates between JSON and calls."""
 
-    def __init__(self, pipeline: Pipeline, max_body_bytes: int, bodies: LargeBodies) -> None:
+    def __init__(self, pipeline: Pipeline, keyed: KeyedRuns, max_body_bytes: int, bodies: LargeBodies) -> None:
         self._pipeline = pipeline
+        self._keyed = keyed
         self._entrance = RunEntrance(bodies)
         self._max_body_bytes = max_body_bytes
 
@@ -167,13 +172,16 @@ class RunRoute:
 
     async def handle(self, request: web.Request) -> web.Response:
         incoming = await incoming_of(request, self._max_body_bytes)
+        if (started := await self._keyed.started(incoming)) is not None:
+            return _started(started)
         call = await self._pipeline.carry(Call(self._entrance, WholeAgent(), incoming))
         return _response_to(call)
 
     async def serve(self, incoming: Incoming, agent: PlainAgent, *, last: Callable[[], bool]) -> None:
         """The same for a plain call. `last` says whether the connection is to end with its answer."""
         try:
-            response = _response_to(await self._pipeline.carry_on(Call(self._entrance, WholeAgent(), incoming)))
+            started = await self._keyed.started(incoming)
+            response = _started(started) if started is not None else await self._called(incoming)
         except InterlockError as error:
             response = answer_of(error)
         except Exception:
@@ -183,6 +191,13 @@ class RunRoute:
         body = response.body
         assert isinstance(body, bytes)  # noqa: S101 - for the type checker: here all answers are
         await agent.answer(response.status, response.headers.items(), body, last=last())
+
+    async def _called(self, incoming: Incoming) -> web.Response:
+        return _response_to(await self._pipeline.carry_on(Call(self._entrance, WholeAgent(), incoming)))
+
+
+def _started(run: LeaseAnswer) -> web.Response:
+    return web.Response(body=to_json(run), content_type=JSON_CONTENT_TYPE)
 
 
 def _response_to(call: Call) -> web.Response:
@@ -202,7 +217,7 @@ def _decision_told(call: Call) -> web.Response:
         return _payment_required(verdict)
     if lost := problem_of_lost_answer(verdict):
         return _conflict(lost.reason, lost.facts, None)
-    return web.Response(body=_answer_of(call), content_type=JSON_CONTENT_TYPE)
+    return web.Response(body=answer_document(call), content_type=JSON_CONTENT_TYPE)
 
 
 def _conflict(error: str, facts: Mapping[str, object], retry_after_s: int | None) -> web.Response:
@@ -219,7 +234,7 @@ def _payment_required(verdict: pb.AuthorizeResponse) -> web.Response:
     return web.json_response({"detail": detail}, status=402, headers=headers)
 
 
-def _answer_of(call: Call) -> bytes:
+def answer_document(call: Call) -> bytes:
     """The contract's answer; the tool's own JSON stands in it as the tool wrote it."""
     forwarded = call.forwarded
     # Let through, and by a switch not sent after all: as if it had been refused.

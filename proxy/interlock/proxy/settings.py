@@ -110,6 +110,14 @@ class TracesSettings(BaseModel):
         return str(url if url.path not in ("", "/") else url.with_path("/v1/traces"))
 
 
+class RunWorkersSettings(BaseModel):
+    """The workers of keyed runs in a sidecar."""
+
+    model_config = _STRICT
+
+    workers: int = Field(4, ge=0, le=256, description="So many runs at a time, of all namespaces; 0 does none")
+
+
 class SidecarSettings(BaseModel):
     """One sidecar."""
 
@@ -162,6 +170,7 @@ class SidecarSettings(BaseModel):
         description="Agents' connections at a time; fewer where the process may open few files",
     )
     engine: EngineLink = Field(default_factory=EngineLink, description="The governance engine")
+    runs: RunWorkersSettings = Field(default_factory=RunWorkersSettings, description="Keyed runs that are done here")
     traces: TracesSettings | None = Field(None, description="Traces by OpenTelemetry; none without this")
     duplicates_conflict: bool = Field(
         False, description="A check-lock of a key that is locked is answered 409 instead of 200"

@@ -67,6 +67,18 @@ def member_source(text: str, name: str) -> str:
     return ""
 
 
+def element_sources(text: str) -> list[str]:
+    """The JSON texts of the elements of an array that is known to be valid."""
+    decoder, at, found = json.JSONDecoder(), _after_space(text, text.index("[") + 1), []
+    while text[at] != "]":
+        _, end = decoder.raw_decode(text, at)
+        found.append(text[at:end])
+        at = _after_space(text, end)
+        if text[at] == ",":
+            at = _after_space(text, at + 1)
+    return found
+
+
 def _after_space(text: str, at: int) -> int:
     while text[at] in _SPACE:
         at += 1

@@ -239,6 +239,7 @@ class RedisDirectory:
             runs,
             *_announced(name),
             facts,
+            namespace.run_handler,
         ]
         put = int((await self._redis.run("put_namespace", [*at, *keys.of_change(name)], args))[0])
         return await self.namespace(name) if put else None
@@ -339,6 +340,7 @@ def _namespace(name: str, fields: Sequence[bytes]) -> Namespace:
         created_at_ms=0 if standing else int(kept.get("created_at", 0)),
         deleted_at_ms=int(kept.get("deleted_at", 0)),
         revision=int(kept.get("revision", 0)),
+        run_handler=kept.get("run_handler", ""),
     )
 
 

@@ -61,12 +61,15 @@ In the slot of a namespace, `il:{ns}:â€¦`, and above all of them, `il:{WORLD}:â€
 | `deliveries`   | hash   | how they fare, by id and channel               | as above                           |
 | `outbox`       | zset   | deliveries by when each is due (unix ms)       | until delivered or given up, as above |
 | `dead`         | zset   | deliveries given up, by when (unix ms)         | as above                           |
+| `queue`        | stream | runs that wait or are worked on, by digest     | an entry until its run is over |
+| `work:<digest>` | hash  | what a run is to do, who does it, what is done | until it is over                       |
 | `unexported`   | zset   | agents with new events, by time (unix ms)      | a member until an exporter takes it |
 
 In WORLD's slot alone:
 
 | key            | type   | holds                                          | lives                              |
 |----------------|--------|------------------------------------------------|------------------------------------|
+| `queues`       | zset   | namespaces with a queue, by when to look       | a member until its queue is empty  |
 | `namespaces`   | set    | every namespace that was made, or had a key or agent | for ever                           |
 | `held`         | zset   | calls not to be repeated, by when to look      | a member until its call is over    |
 | `unknown`      | zset   | those of them that are unknown, by since when  | as above                           |
@@ -89,6 +92,7 @@ WORLD = "WORLD"
 SETTLED_CHANNEL = f"{PREFIX}:settled"
 LEASES_CHANNEL = f"{PREFIX}:leases"
 """On it stand the digests of leases, as they are settled."""
+QUEUED_CHANNEL = f"{PREFIX}:queued"
 CHANGED_CHANNEL = f"{PREFIX}:changed"
 """On it stand the names of namespaces, or WORLD, as their epochs are raised."""
 AGENT_TTL_MS = 400 * 86_400_000

@@ -14,6 +14,7 @@ from interlock.policy.lock_ports import (
     LeaseWord,
     LockWord,
     Named,
+    Queued,
     Shown,
     Wanted,
 )
@@ -21,7 +22,10 @@ from interlock.policy.model import Scope
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.pipe import Argument, Command
+from interlock.store.run_queue import announcements
 
+MAX_QUEUED = 10_000
+"""So many runs of a namespace may wait or be worked on."""
 TOLD = 9
 """So many values tell of a lease: include/lease.lua."""
 
@@ -46,10 +50,14 @@ class RedisLocks:
 
     async def acquire(self, wanted: Wanted) -> AcquiredWord:
         named = wanted.named
-        args = [*_wanted_args(wanted), named.key, named.digest, named.owner.agent_id, "lease", wanted.metadata]
-        reply, *after = await self._redis.run(
-            "acquire_lease", [_lease(named), *_counted(named)], args, _reads_after(named.owner)
-        )
+        kind = "lease" if wanted.run is None else "run"
+        args = [*_wanted_args(wanted), named.key, named.digest, named.owner.agent_id, kind, wanted.metadata]
+        # Of a lease nobody else hears; that a run is queued is said right behind it.
+        beside = [] if wanted.run is None else announcements(named.owner.namespace)
+        at = [_lease(named), *_counted(named), *_queue(named)]
+        reads = _reads_after(named.owner)
+        reply, *replies = await self._redis.run("acquire_lease", at, [*args, *_run_args(wanted.run)], [*reads, *beside])
+        after = replies[: len(reads)]
         lease_id, charged, used, month, took_over = reply[TOLD:]
         return AcquiredWord(
             word=reply[0].decode(),
@@ -61,6 +69,11 @@ class RedisLocks:
             took_over=took_over == b"1",
             after=_after(after),
         )
+
+    async def cancel_run(self, named: Named, reason: str) -> LeaseWord:
+        at = [_lease(named), *_queue(named), keys.of_namespace(named.owner.namespace, "state")]
+        (reply,) = await self._redis.run("cancel_run", at, [reason, *_announced(named)])
+        return LeaseWord(reply[0].decode(), _told(reply))
 
     async def withdraw_lease(self, wanted: Wanted, month: str) -> None:
         namespace = wanted.named.owner.namespace
@@ -114,6 +127,16 @@ def _lock(named: Named) -> str:
 
 def _lease(named: Named) -> str:
     return keys.of_namespace(named.owner.namespace, "lease", named.digest)
+
+
+def _queue(named: Named) -> list[str]:
+    namespace = named.owner.namespace
+    return [keys.of_namespace(namespace, "work", named.digest), keys.of_namespace(namespace, "queue")]
+
+
+def _run_args(run: Queued | None) -> list[Argument]:
+    told = (b"", "", "") if run is None else (run.plan, run.agent_id, run.key_address)
+    return [*told, MAX_QUEUED]
 
 
 def _counted(named: Named) -> list[str]:

@@ -16,6 +16,7 @@ from interlock.store.outbox import RedisOutbox
 from interlock.store.overview import RedisOverview
 from interlock.store.quotas import RedisQuotas
 from interlock.store.requests import RedisRequests
+from interlock.store.run_queue import RedisRunQueue
 from interlock.store.settings import RedisSettings
 from interlock.store.timelines import RedisTimeline
 from interlock.store.trails import RedisTrails
@@ -39,6 +40,7 @@ class Store:
     locks: RedisLocks
     watch: RedisWatch
     outbox: RedisOutbox
+    run_queue: RedisRunQueue
 
 
 @asynccontextmanager
@@ -67,6 +69,7 @@ async def open_store(
             RedisLocks(connection),
             RedisWatch(connection, trails),
             RedisOutbox(connection),
+            RedisRunQueue(connection),
         )
     finally:
         await trails.close()

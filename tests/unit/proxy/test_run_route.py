@@ -161,7 +161,7 @@ async def test_a_run_that_has_waited_long_enough_is_told_in_flight(
     [
         ({}, "one_mode"),
         ({"key": "k", "agent_id": "a", "tool": "charge"}, "one_mode"),
-        ({"key": "k"}, "unsupported"),
+        ({"key": ""}, "string_too_short"),
         ({"agent_id": "a"}, "missing"),
         ({"agent_id": "a{b}", "tool": "charge"}, "string_pattern_mismatch"),
         ({"agent_id": "a", "tool": ".."}, "tool_name"),

@@ -6,7 +6,7 @@ from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import locks_pb2 as pb
 from interlock.governance.v1 import locks_pb2_grpc
 from interlock.policy.lock_ports import Completion, Lease
-from interlock.policy.locking import MAX_WAIT_MS, Holder, Locking, Question
+from interlock.policy.locking import MAX_WAIT_MS, Granted, Holder, Locking, Question
 from interlock.policy.model import ATTEMPT_ID
 from interlock.policy.services.rpc import Caller, rpc
 
@@ -38,13 +38,7 @@ class LocksService(locks_pb2_grpc.LocksServicer):
     async def AcquireLease(self, request: pb.AcquireLeaseRequest, caller: Caller) -> pb.AcquireLeaseResponse:  # noqa: N802 - the contract's name
         question = _question(request, MAX_LEASE_METADATA_BYTES)
         granted = await self._locking.acquire(caller.credential, question)
-        return pb.AcquireLeaseResponse(
-            lease=lease_message(granted.lease),
-            lease_id=granted.lease_id,
-            charged=granted.charged,
-            usage=granted.usage,
-            limit=granted.limit,
-        )
+        return acquired_message(granted)
 
     @rpc
     async def ExtendLease(self, request: pb.ExtendLeaseRequest, caller: Caller) -> pb.Lease:  # noqa: N802 - the contract's name
@@ -91,6 +85,16 @@ class LocksService(locks_pb2_grpc.LocksServicer):
         return await self._locking.show(
             caller.credential, request.key, request.agent_id, wait_ms=request.wait_ms, with_result=with_result
         )
+
+
+def acquired_message(granted: Granted) -> pb.AcquireLeaseResponse:
+    return pb.AcquireLeaseResponse(
+        lease=lease_message(granted.lease),
+        lease_id=granted.lease_id,
+        charged=granted.charged,
+        usage=granted.usage,
+        limit=granted.limit,
+    )
 
 
 def lease_message(lease: Lease) -> pb.Lease:

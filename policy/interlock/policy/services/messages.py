@@ -69,6 +69,8 @@ def question_of(request: governance_pb2.AuthorizeRequest) -> Question:
         will_wait=request.will_wait,
         awaited_call_id=request.awaited_call_id,
         part_of_run=request.part_of_run,
+        run_action=request.run_action,
+        run_action_digest=request.run_action_digest,
     )
 
 

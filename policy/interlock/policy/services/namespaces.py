@@ -10,7 +10,7 @@ from interlock.governance.v1 import admin_pb2, namespaces_pb2_grpc
 from interlock.governance.v1 import namespaces_pb2 as pb
 from interlock.policy import access, policies
 from interlock.policy.knowledge import Knowledge
-from interlock.policy.model import DEFAULT_NAMESPACE, DefaultPolicy, DefaultRule, Identity, Namespace, Role
+from interlock.policy.model import DEFAULT_NAMESPACE, TOOL_NAME, DefaultPolicy, DefaultRule, Identity, Namespace, Role
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Directory, Quotas
 from interlock.policy.runs import month_end_ms
@@ -125,6 +125,8 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
         if len(request.description) > MAX_DESCRIPTION:
             message = f"a description has at most {MAX_DESCRIPTION} characters"
             raise InvalidRequestError("invalid_request", message, field="description")
+        if request.run_handler and not TOOL_NAME.fullmatch(request.run_handler):
+            raise InvalidRequestError("invalid_request", "run_handler is no name of a tool", field="run_handler")
         if request.HasField("plan"):
             self._plans.check(request.plan)
         if request.HasField("default_policy"):
@@ -158,6 +160,7 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
             created_at_ms=namespace.created_at_ms,
             deleted_at_ms=namespace.deleted_at_ms,
             revision=namespace.revision,
+            run_handler=namespace.run_handler,
         )
 
 
@@ -168,6 +171,7 @@ def changed(was: Namespace, request: pb.PutNamespaceRequest) -> Namespace:
         description=request.description if request.HasField("description") else was.description,
         plan=request.plan if request.HasField("plan") else was.plan,
         default_policy=default_of(request.default_policy) if request.HasField("default_policy") else was.default_policy,
+        run_handler=request.run_handler if request.HasField("run_handler") else was.run_handler,
     )
 
 

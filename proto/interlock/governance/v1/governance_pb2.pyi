@@ -490,6 +490,8 @@ class AuthorizeRequest(_message.Message):
     WILL_WAIT_FIELD_NUMBER: _builtins.int
     AWAITED_CALL_ID_FIELD_NUMBER: _builtins.int
     PART_OF_RUN_FIELD_NUMBER: _builtins.int
+    RUN_ACTION_FIELD_NUMBER: _builtins.int
+    RUN_ACTION_DIGEST_FIELD_NUMBER: _builtins.int
     attempt_id: _builtins.str
     """Random, 1-64 characters of [A-Za-z0-9_-]; the same when a lost reply is asked for again."""
     credential: _builtins.str
@@ -518,6 +520,10 @@ class AuthorizeRequest(_message.Message):
     """Set by a waiter that comes back: the call whose outcome it waited for."""
     part_of_run: _builtins.bool
     """The call is a step of a run whose beginning and end others tell of: its timeline shows the call alone."""
+    run_action: _builtins.int
+    """With a run's grant as the credential: which action of the run this is, from 1."""
+    run_action_digest: _builtins.bytes
+    """SHA-256 (32 bytes) of that action as it was queued. With `run_action` it is what makes the call the same again."""
     def __init__(
         self,
         *,
@@ -535,10 +541,12 @@ class AuthorizeRequest(_message.Message):
         will_wait: _builtins.bool = ...,
         awaited_call_id: _builtins.str = ...,
         part_of_run: _builtins.bool = ...,
+        run_action: _builtins.int = ...,
+        run_action_digest: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "args_digest", b"args_digest", "attempt_id", b"attempt_id", "awaited_call_id", b"awaited_call_id", "credential", b"credential", "declared_spend_micros", b"declared_spend_micros", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "method", b"method", "part_of_run", b"part_of_run", "run_id", b"run_id", "tool", b"tool", "tool_revision", b"tool_revision", "will_wait", b"will_wait"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["agent_id", b"agent_id", "args_digest", b"args_digest", "attempt_id", b"attempt_id", "awaited_call_id", b"awaited_call_id", "credential", b"credential", "declared_spend_micros", b"declared_spend_micros", "fingerprint", b"fingerprint", "idempotency_key", b"idempotency_key", "method", b"method", "part_of_run", b"part_of_run", "run_action", b"run_action", "run_action_digest", b"run_action_digest", "run_id", b"run_id", "tool", b"tool", "tool_revision", b"tool_revision", "will_wait", b"will_wait"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

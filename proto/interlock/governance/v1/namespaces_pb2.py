@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from interlock.governance.v1 import admin_pb2 as interlock_dot_governance_dot_v1_dot_admin__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(interlock/governance/v1/namespaces.proto\x12\x17interlock.governance.v1\x1a#interlock/governance/v1/admin.proto\"\x8a\x02\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.interlock.governance.v1.Plan\x12>\n\x0e\x64\x65\x66\x61ult_policy\x18\x04 \x01(\x0b\x32&.interlock.governance.v1.DefaultPolicy\x12\x15\n\rcreated_at_ms\x18\x05 \x01(\x03\x12\x15\n\rdeleted_at_ms\x18\x06 \x01(\x03\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12-\n\x05usage\x18\x08 \x01(\x0b\x32\x1e.interlock.governance.v1.Usage\"N\n\rDefaultPolicy\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12/\n\x06policy\x18\x02 \x01(\x0b\x32\x1f.interlock.governance.v1.Policy\"\xac\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05tools\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0eruns_per_month\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\rdefault_ttl_s\x18\x04 \x01(\x03\x12\x11\n\tmax_ttl_s\x18\x05 \x01(\x03\x12\x14\n\x0chas_features\x18\x06 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x07 \x03(\t\x12 \n\x13requests_per_minute\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\"\n\x15\x63heck_locks_per_month\x18\x14 \x01(\x03H\x03\x88\x01\x01\x42\x08\n\x06_toolsB\x11\n\x0f_runs_per_monthB\x16\n\x14_requests_per_minuteB\x18\n\x16_check_locks_per_month\"O\n\x05Usage\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x01(\x03\x12\x1a\n\x12month_resets_in_ms\x18\x03 \x01(\x03\x12\r\n\x05tools\x18\x04 \x01(\x03\"\xa9\x01\n\x13PutNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04plan\x18\x03 \x01(\tH\x01\x88\x01\x01\x12>\n\x0e\x64\x65\x66\x61ult_policy\x18\x04 \x01(\x0b\x32&.interlock.governance.v1.DefaultPolicyB\x0e\n\x0c_descriptionB\x07\n\x05_plan\"\x1c\n\x0cNamespaceRef\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x15ListNamespacesRequest\x12\x14\n\x0cwith_deleted\x18\x01 \x01(\x08\"P\n\x16ListNamespacesResponse\x12\x36\n\nnamespaces\x18\x01 \x03(\x0b\x32\".interlock.governance.v1.Namespace\"5\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x12\n\x10ListPlansRequest\"A\n\x11ListPlansResponse\x12,\n\x05plans\x18\x01 \x03(\x0b\x32\x1d.interlock.governance.v1.Plan\"J\n\x12ListChangesRequest\x12\x12\n\neverywhere\x18\x01 \x01(\x08\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x05\x32\xf1\x04\n\nNamespaces\x12`\n\x0cPutNamespace\x12,.interlock.governance.v1.PutNamespaceRequest\x1a\".interlock.governance.v1.Namespace\x12Y\n\x0cGetNamespace\x12%.interlock.governance.v1.NamespaceRef\x1a\".interlock.governance.v1.Namespace\x12q\n\x0eListNamespaces\x12..interlock.governance.v1.ListNamespacesRequest\x1a/.interlock.governance.v1.ListNamespacesResponse\x12\x66\n\x0f\x44\x65leteNamespace\x12/.interlock.governance.v1.DeleteNamespaceRequest\x1a\".interlock.governance.v1.Namespace\x12\x62\n\tListPlans\x12).interlock.governance.v1.ListPlansRequest\x1a*.interlock.governance.v1.ListPlansResponse\x12g\n\x0bListChanges\x12+.interlock.governance.v1.ListChangesRequest\x1a+.interlock.governance.v1.ListEventsResponseb\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n(interlock/governance/v1/namespaces.proto\x12\x17interlock.governance.v1\x1a#interlock/governance/v1/admin.proto\"\x9f\x02\n\tNamespace\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x13\n\x0b\x64\x65scription\x18\x02 \x01(\t\x12+\n\x04plan\x18\x03 \x01(\x0b\x32\x1d.interlock.governance.v1.Plan\x12>\n\x0e\x64\x65\x66\x61ult_policy\x18\x04 \x01(\x0b\x32&.interlock.governance.v1.DefaultPolicy\x12\x15\n\rcreated_at_ms\x18\x05 \x01(\x03\x12\x15\n\rdeleted_at_ms\x18\x06 \x01(\x03\x12\x10\n\x08revision\x18\x07 \x01(\x03\x12-\n\x05usage\x18\x08 \x01(\x0b\x32\x1e.interlock.governance.v1.Usage\x12\x13\n\x0brun_handler\x18\t \x01(\t\"N\n\rDefaultPolicy\x12\x0c\n\x04rule\x18\x01 \x01(\t\x12/\n\x06policy\x18\x02 \x01(\x0b\x32\x1f.interlock.governance.v1.Policy\"\xac\x02\n\x04Plan\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\x05tools\x18\x02 \x01(\x03H\x00\x88\x01\x01\x12\x1b\n\x0eruns_per_month\x18\x03 \x01(\x03H\x01\x88\x01\x01\x12\x15\n\rdefault_ttl_s\x18\x04 \x01(\x03\x12\x11\n\tmax_ttl_s\x18\x05 \x01(\x03\x12\x14\n\x0chas_features\x18\x06 \x01(\x08\x12\x10\n\x08\x66\x65\x61tures\x18\x07 \x03(\t\x12 \n\x13requests_per_minute\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\"\n\x15\x63heck_locks_per_month\x18\x14 \x01(\x03H\x03\x88\x01\x01\x42\x08\n\x06_toolsB\x11\n\x0f_runs_per_monthB\x16\n\x14_requests_per_minuteB\x18\n\x16_check_locks_per_month\"O\n\x05Usage\x12\r\n\x05month\x18\x01 \x01(\t\x12\x0c\n\x04runs\x18\x02 \x01(\x03\x12\x1a\n\x12month_resets_in_ms\x18\x03 \x01(\x03\x12\r\n\x05tools\x18\x04 \x01(\x03\"\xd3\x01\n\x13PutNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x02 \x01(\tH\x00\x88\x01\x01\x12\x11\n\x04plan\x18\x03 \x01(\tH\x01\x88\x01\x01\x12>\n\x0e\x64\x65\x66\x61ult_policy\x18\x04 \x01(\x0b\x32&.interlock.governance.v1.DefaultPolicy\x12\x18\n\x0brun_handler\x18\x05 \x01(\tH\x02\x88\x01\x01\x42\x0e\n\x0c_descriptionB\x07\n\x05_planB\x0e\n\x0c_run_handler\"\x1c\n\x0cNamespaceRef\x12\x0c\n\x04name\x18\x01 \x01(\t\"-\n\x15ListNamespacesRequest\x12\x14\n\x0cwith_deleted\x18\x01 \x01(\x08\"P\n\x16ListNamespacesResponse\x12\x36\n\nnamespaces\x18\x01 \x03(\x0b\x32\".interlock.governance.v1.Namespace\"5\n\x16\x44\x65leteNamespaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\r\n\x05\x66orce\x18\x02 \x01(\x08\"\x12\n\x10ListPlansRequest\"A\n\x11ListPlansResponse\x12,\n\x05plans\x18\x01 \x03(\x0b\x32\x1d.interlock.governance.v1.Plan\"J\n\x12ListChangesRequest\x12\x12\n\neverywhere\x18\x01 \x01(\x08\x12\x11\n\tafter_seq\x18\x02 \x01(\x03\x12\r\n\x05limit\x18\x03 \x01(\x05\x32\xf1\x04\n\nNamespaces\x12`\n\x0cPutNamespace\x12,.interlock.governance.v1.PutNamespaceRequest\x1a\".interlock.governance.v1.Namespace\x12Y\n\x0cGetNamespace\x12%.interlock.governance.v1.NamespaceRef\x1a\".interlock.governance.v1.Namespace\x12q\n\x0eListNamespaces\x12..interlock.governance.v1.ListNamespacesRequest\x1a/.interlock.governance.v1.ListNamespacesResponse\x12\x66\n\x0f\x44\x65leteNamespace\x12/.interlock.governance.v1.DeleteNamespaceRequest\x1a\".interlock.governance.v1.Namespace\x12\x62\n\tListPlans\x12).interlock.governance.v1.ListPlansRequest\x1a*.interlock.governance.v1.ListPlansResponse\x12g\n\x0bListChanges\x12+.interlock.governance.v1.ListChangesRequest\x1a+.interlock.governance.v1.ListEventsResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,29 +33,29 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'interlock.governance.v1.nam
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
   _globals['_NAMESPACE']._serialized_start=107
-  _globals['_NAMESPACE']._serialized_end=373
-  _globals['_DEFAULTPOLICY']._serialized_start=375
-  _globals['_DEFAULTPOLICY']._serialized_end=453
-  _globals['_PLAN']._serialized_start=456
-  _globals['_PLAN']._serialized_end=756
-  _globals['_USAGE']._serialized_start=758
-  _globals['_USAGE']._serialized_end=837
-  _globals['_PUTNAMESPACEREQUEST']._serialized_start=840
-  _globals['_PUTNAMESPACEREQUEST']._serialized_end=1009
-  _globals['_NAMESPACEREF']._serialized_start=1011
-  _globals['_NAMESPACEREF']._serialized_end=1039
-  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1041
-  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1086
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1088
-  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1168
-  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1170
-  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1223
-  _globals['_LISTPLANSREQUEST']._serialized_start=1225
-  _globals['_LISTPLANSREQUEST']._serialized_end=1243
-  _globals['_LISTPLANSRESPONSE']._serialized_start=1245
-  _globals['_LISTPLANSRESPONSE']._serialized_end=1310
-  _globals['_LISTCHANGESREQUEST']._serialized_start=1312
-  _globals['_LISTCHANGESREQUEST']._serialized_end=1386
-  _globals['_NAMESPACES']._serialized_start=1389
-  _globals['_NAMESPACES']._serialized_end=2014
+  _globals['_NAMESPACE']._serialized_end=394
+  _globals['_DEFAULTPOLICY']._serialized_start=396
+  _globals['_DEFAULTPOLICY']._serialized_end=474
+  _globals['_PLAN']._serialized_start=477
+  _globals['_PLAN']._serialized_end=777
+  _globals['_USAGE']._serialized_start=779
+  _globals['_USAGE']._serialized_end=858
+  _globals['_PUTNAMESPACEREQUEST']._serialized_start=861
+  _globals['_PUTNAMESPACEREQUEST']._serialized_end=1072
+  _globals['_NAMESPACEREF']._serialized_start=1074
+  _globals['_NAMESPACEREF']._serialized_end=1102
+  _globals['_LISTNAMESPACESREQUEST']._serialized_start=1104
+  _globals['_LISTNAMESPACESREQUEST']._serialized_end=1149
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_start=1151
+  _globals['_LISTNAMESPACESRESPONSE']._serialized_end=1231
+  _globals['_DELETENAMESPACEREQUEST']._serialized_start=1233
+  _globals['_DELETENAMESPACEREQUEST']._serialized_end=1286
+  _globals['_LISTPLANSREQUEST']._serialized_start=1288
+  _globals['_LISTPLANSREQUEST']._serialized_end=1306
+  _globals['_LISTPLANSRESPONSE']._serialized_start=1308
+  _globals['_LISTPLANSRESPONSE']._serialized_end=1373
+  _globals['_LISTCHANGESREQUEST']._serialized_start=1375
+  _globals['_LISTCHANGESREQUEST']._serialized_end=1449
+  _globals['_NAMESPACES']._serialized_start=1452
+  _globals['_NAMESPACES']._serialized_end=2077
 # @@protoc_insertion_point(module_scope)

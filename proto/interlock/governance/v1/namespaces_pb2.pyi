@@ -37,6 +37,7 @@ class Namespace(_message.Message):
     DELETED_AT_MS_FIELD_NUMBER: _builtins.int
     REVISION_FIELD_NUMBER: _builtins.int
     USAGE_FIELD_NUMBER: _builtins.int
+    RUN_HANDLER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1-63 of [a-z0-9-]."""
     description: _builtins.str
@@ -47,6 +48,8 @@ class Namespace(_message.Message):
     """Unix ms; 0 while it holds."""
     revision: _builtins.int
     """Changes with every change."""
+    run_handler: _builtins.str
+    """The tool that keyed runs without actions are given to; empty for none."""
     @_builtins.property
     def plan(self) -> Global___Plan:
         """The plan it is on."""
@@ -70,10 +73,11 @@ class Namespace(_message.Message):
         deleted_at_ms: _builtins.int = ...,
         revision: _builtins.int = ...,
         usage: Global___Usage | None = ...,
+        run_handler: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["default_policy", b"default_policy", "plan", b"plan", "usage", b"usage"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "default_policy", b"default_policy", "deleted_at_ms", b"deleted_at_ms", "description", b"description", "name", b"name", "plan", b"plan", "revision", b"revision", "usage", b"usage"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["created_at_ms", b"created_at_ms", "default_policy", b"default_policy", "deleted_at_ms", b"deleted_at_ms", "description", b"description", "name", b"name", "plan", b"plan", "revision", b"revision", "run_handler", b"run_handler", "usage", b"usage"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -222,12 +226,15 @@ class PutNamespaceRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     PLAN_FIELD_NUMBER: _builtins.int
     DEFAULT_POLICY_FIELD_NUMBER: _builtins.int
+    RUN_HANDLER_FIELD_NUMBER: _builtins.int
     name: _builtins.str
     """1-63 of [a-z0-9-]."""
     description: _builtins.str
     """At most 512 characters."""
     plan: _builtins.str
     """The name of a plan."""
+    run_handler: _builtins.str
+    """The tool that keyed runs without actions are given to; empty for none."""
     @_builtins.property
     def default_policy(self) -> Global___DefaultPolicy:
         """What agents without a policy of their own may do."""
@@ -239,19 +246,24 @@ class PutNamespaceRequest(_message.Message):
         description: _builtins.str | None = ...,
         plan: _builtins.str | None = ...,
         default_policy: Global___DefaultPolicy | None = ...,
+        run_handler: _builtins.str | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_plan", b"_plan", "default_policy", b"default_policy", "description", b"description", "plan", b"plan"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_plan", b"_plan", "_run_handler", b"_run_handler", "default_policy", b"default_policy", "description", b"description", "plan", b"plan", "run_handler", b"run_handler"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_plan", b"_plan", "default_policy", b"default_policy", "description", b"description", "name", b"name", "plan", b"plan"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_plan", b"_plan", "_run_handler", b"_run_handler", "default_policy", b"default_policy", "description", b"description", "name", b"name", "plan", b"plan", "run_handler", b"run_handler"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
     _WhichOneofReturnType__plan: _TypeAlias = _typing.Literal["plan"]  # noqa: Y015
     _WhichOneofArgType__plan: _TypeAlias = _typing.Literal["_plan", b"_plan"]  # noqa: Y015
+    _WhichOneofReturnType__run_handler: _TypeAlias = _typing.Literal["run_handler"]  # noqa: Y015
+    _WhichOneofArgType__run_handler: _TypeAlias = _typing.Literal["_run_handler", b"_run_handler"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__description) -> _WhichOneofReturnType__description | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__plan) -> _WhichOneofReturnType__plan | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__run_handler) -> _WhichOneofReturnType__run_handler | None: ...
 
 Global___PutNamespaceRequest: _TypeAlias = PutNamespaceRequest  # noqa: Y015
 

@@ -291,7 +291,7 @@ def _acquired_status(acquired: pb.AcquireLeaseResponse) -> Literal["acquired", "
             return "completed"
         case "failed":
             return "failed"
-    return "acquired" if acquired.lease_id else "polling"
+    return "acquired" if acquired.charged else "polling"
 
 
 def _status(lease: pb.Lease) -> Any:

@@ -392,6 +392,8 @@ class NamespaceBody(Body):
     """The name of its plan, one of `GET /v1/plans`."""
     default_policy: Literal["engine", "allow", "deny"] | DefaultPolicyBody | None = None
     """What holds for agents without a policy: the engine's default, a rule, or a policy."""
+    run_handler: Annotated[str, StringConstraints(pattern=r"^[a-zA-Z0-9_.:-]{0,128}$")] | None = None
+    """The tool that keyed runs without actions are given to; empty: their callers do them."""
 
 
 class NotificationsBody(Body):

@@ -78,6 +78,8 @@ class Namespace(Answer):
     """What that plan gives."""
     default_policy: Literal["engine", "allow", "deny"] | Policy
     """What holds for agents without a policy: the engine's default, a rule, or a policy."""
+    run_handler: str
+    """The tool that keyed runs without actions are given to; empty for none."""
     usage: NamespaceUsage | None
     """What it has used; null where namespaces are listed."""
     created_at: Time | None
@@ -94,6 +96,7 @@ class Namespace(Answer):
             plan=namespace.plan.name,
             limits=Plan.of(namespace.plan),
             default_policy=Policy.of(default.policy) if default.rule == "policy" else default.rule,
+            run_handler=namespace.run_handler,
             usage=NamespaceUsage.of(namespace.usage) if namespace.HasField("usage") else None,
             created_at=rfc3339(namespace.created_at_ms),
             deleted_at=rfc3339(namespace.deleted_at_ms),
@@ -115,7 +118,11 @@ async def put(visit: Visit) -> Namespace:
     name = visit.path("namespace", NAMESPACE)
     body = await visit.body(NamespaceBody)
     asked = pb.PutNamespaceRequest(
-        name=name, description=body.description, plan=body.plan, default_policy=_default_of(body)
+        name=name,
+        description=body.description,
+        plan=body.plan,
+        default_policy=_default_of(body),
+        run_handler=body.run_handler,
     )
     return Namespace.of(await visit.ask(visit.api.namespaces.PutNamespace, asked))
 

@@ -152,6 +152,8 @@ def _authorize_request(call: Call, *, will_wait: bool, awaited_call_id: str) -> 
         will_wait=will_wait,
         awaited_call_id=awaited_call_id,
         part_of_run=ask.part_of_run,
+        run_action=ask.run_action,
+        run_action_digest=ask.run_action_digest,
     )
 
 

@@ -1,7 +1,9 @@
 -- The record of a lease. It is known this long after it ran out or was settled, and its versions grow as long.
 local LEASE_KEPT_MS = 7 * 86400000
 local LEASE = { 'status', 'lease_id', 'version', 'attempt', 'ttl', 'expires_at_ms', 'first_seen_at_ms', 'done_at_ms',
-  'result_hash', 'error_code', 'proof' }
+  'result_hash', 'error_code', 'proof', 'kind' }
+-- What is told to be left of a run that nobody works on just now: its queue holds it, and sees to it.
+local QUEUED_LEFT_MS = 1000
 
 -- Nil if the key was never leased, or is no longer known.
 local function lease_at(key)
@@ -10,7 +12,10 @@ local function lease_at(key)
   return values[1] and lease
 end
 
-local function runs(lease, now) return lease.status == 'in_progress' and now < tonumber(lease.expires_at_ms) end
+-- A run never runs out: a worker that is lost is replaced.
+local function runs(lease, now)
+  return lease.status == 'in_progress' and (lease.kind == 'run' or now < tonumber(lease.expires_at_ms))
+end
 
 local function is_held(lease, lease_id, version, now)
   return runs(lease, now) and lease.lease_id == lease_id and (version == '' or lease.version == version)
@@ -20,7 +25,9 @@ end
 -- result_hash, error_code}. A lease that ran out is `expired`, which stands nowhere.
 local function told(word, lease, now)
   if not lease then return { word, '', '0', '0', '0', '0', '0', '', '' } end
-  local left = runs(lease, now) and int(tonumber(lease.expires_at_ms) - now) or '0'
+  local left_ms = tonumber(lease.expires_at_ms) - now
+  if lease.kind == 'run' then left_ms = math.max(left_ms, QUEUED_LEFT_MS) end
+  local left = runs(lease, now) and int(left_ms) or '0'
   local status = lease.status == 'in_progress' and left == '0' and 'expired' or lease.status
   return { word, status, lease.version, lease.ttl, left, lease.first_seen_at_ms,
     lease.done_at_ms == '' and '0' or lease.done_at_ms, lease.result_hash, lease.error_code }

@@ -1,0 +1,20 @@
+-- Ends a run: its key is completed or failed. All that was needed to do it goes.
+--
+-- KEYS  1 lease  2 work  3 queue  4 state
+-- ARGV  1 token  2 status: completed or failed  3 result  4 result_hash  5 error_code  6 channel  7 name: by which it is
+--       waited for
+-- Returns  1, or 0 if the token is no longer the run's (nothing is written)
+-- Atomic because a run ends once, and only by who holds it.
+--
+-- include: clock
+-- include: lease
+-- include: queue
+local token, entry, worker = unpack(redis.call('HMGET', KEYS[2], 'token', 'entry', 'worker'))
+if not token or token == '' or token ~= ARGV[1] then return 0 end
+local at = { key = KEYS[1], lease_id = token, version = '', channel = ARGV[6], name = ARGV[7] }
+local word = settle(at, clock(KEYS[4]), ARGV[2], '', { 'result', ARGV[3], 'result_hash', ARGV[4], 'error_code', ARGV[5] })
+if word[1] ~= 'DONE' then return 0 end
+redis.call('DEL', KEYS[2])
+unqueue(KEYS[3], entry)
+forget_worker(KEYS[3], worker)
+return 1

@@ -1,0 +1,26 @@
+-- A namespace's queue of runs is a stream with one consumer group; an entry names a run.
+local WORKERS = 'workers'
+
+-- Queues a run of which nothing is known yet.
+local function enqueue(queue, work, run, what)
+  if redis.call('EXISTS', queue) == 0 then redis.call('XGROUP', 'CREATE', queue, WORKERS, '0', 'MKSTREAM') end
+  local entry = redis.call('XADD', queue, '*', 'run', run)
+  redis.call('DEL', work)
+  redis.call('HSET', work, 'entry', entry, 'plan', what.plan, 'agent', what.agent, 'key_address', what.key_address)
+end
+
+-- Takes an entry out for good; a queue that is empty goes, and its group with it.
+local function unqueue(queue, entry)
+  if redis.call('EXISTS', queue) == 0 then return end
+  redis.call('XACK', queue, WORKERS, entry)
+  redis.call('XDEL', queue, entry)
+  if redis.call('XLEN', queue) == 0 then redis.call('DEL', queue) end
+end
+
+-- Forgets a worker that the group knows no entry of: its name would stay for ever.
+local function forget_worker(queue, worker)
+  if redis.call('EXISTS', queue) == 0 or worker == '' then return end
+  if #redis.call('XPENDING', queue, WORKERS, '-', '+', 1, worker) == 0 then
+    redis.call('XGROUP', 'DELCONSUMER', queue, WORKERS, worker)
+  end
+end
