@@ -12,6 +12,9 @@ from tests.tool import Tool
 OF_THEIR_OWN = {b"il:{WORLD}:held", b"il:{WORLD}:unknown", b"il:{default}:watched"}
 """What engines write without being asked: when to look again after the held calls that other tests have left, and how
 far the trails of other tests were looked at for alerts."""
+OF_THEIR_OWN = {b"il:{WORLD}:held", b"il:{WORLD}:unknown", b"il:{WORLD}:watcher"}
+"""What engines write without being asked: when to look again after the held calls that other tests have left, and
+who of them watches for what is worth an alert."""
 
 # One round trip, however much the tests before have left there.
 EVERYTHING = """
