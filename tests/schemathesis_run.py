@@ -59,6 +59,7 @@ JUDGED_AS_A_WHOLE = (
     "/v1/policies/{agent_id}",
     "/v1/policies/{agent_id}/from-template",
     "/v1/me/alerts",
+    "/v1/me/notifications",
     "/v1/ai/run",
 )
 
