@@ -9,12 +9,9 @@ from redis.asyncio import Redis
 from tests.acceptance.scene import Scene
 from tests.tool import Tool
 
-OF_THEIR_OWN = {b"il:{WORLD}:held", b"il:{WORLD}:unknown", b"il:{default}:watched"}
-"""What engines write without being asked: when to look again after the held calls that other tests have left, and how
-far the trails of other tests were looked at for alerts."""
-OF_THEIR_OWN = {b"il:{WORLD}:held", b"il:{WORLD}:unknown", b"il:{WORLD}:watcher"}
-"""What engines write without being asked: when to look again after the held calls that other tests have left, and
-who of them watches for what is worth an alert."""
+OF_THEIR_OWN = {b"il:{WORLD}:held", b"il:{WORLD}:unknown", b"il:{WORLD}:watcher", b"il:{default}:watched"}
+"""What engines write without being asked: when to look again after the held calls that other tests have left, which of
+them watches for what is worth an alert, and how far it has looked at the trails of other tests."""
 
 # One round trip, however much the tests before have left there.
 EVERYTHING = """
