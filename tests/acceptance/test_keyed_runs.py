@@ -11,6 +11,7 @@ from aiohttp import web
 from onceonly import OnceOnly
 
 from tests.acceptance.scene import Scene
+from tests.interlock_dev import until
 from tests.tool import Tool, answers
 
 
@@ -257,3 +258,29 @@ async def test_the_stock_client_runs_and_waits(scene: Scene, tool: Tool, asynchr
     assert (told.status, told.result["actions"][0]["result"]) == ("completed", {"calls": 1})
     assert again.status == "completed"
     assert len(tool.received) == 1
+
+
+async def test_the_timeline_shows_a_run_from_its_beginning_to_its_end(scene: Scene, tool: Tool) -> None:
+    allowed, blocked, key = await scene.register(tool.url), await scene.register(tool.url), new_key()
+    await scene.policy(blocked_tools=[blocked])
+    await start(scene, key, {"tool": allowed}, {"tool": blocked})
+    await ended(scene, key)
+
+    async def told() -> list[tuple[str, str]]:
+        events = (await scene.ask("GET", f"/v1/runs/{key}"))["events"]
+        return [(event["type"], event["status"]) for event in events]
+
+    async def is_whole() -> bool:
+        return ("run_finished", "failed") in await told()
+
+    await until(is_whole)
+    assert sorted(await told()) == sorted(
+        [
+            ("run_started", "in_progress"),
+            ("tool_call", "allowed"),
+            ("tool_result", "ok"),
+            ("tool_call", "blocked"),
+            ("tool_result", "blocked"),
+            ("run_finished", "failed"),
+        ]
+    )

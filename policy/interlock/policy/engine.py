@@ -178,7 +178,10 @@ class Engine:
             self._ledger, self._knowledge, self._plans, self._runs, rates, allow_without_policy=allow
         )
         self._dispatch = RunDispatch(
-            store.run_queue, lease_ms=settings.runs.lease_ms, max_workers_lost=settings.runs.max_workers_lost
+            store.run_queue,
+            store.timeline,
+            lease_ms=settings.runs.lease_ms,
+            max_workers_lost=settings.runs.max_workers_lost,
         )
         self._run_work = RunWorkService(self._dispatch, authorizer, store.run_queue, token)
         self._governance = GovernanceService(

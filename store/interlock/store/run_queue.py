@@ -83,7 +83,8 @@ class RedisRunQueue:
         status = "failed" if error_code else "completed"
         announced = (keys.LEASES_CHANNEL, holding.run.digest)
         args: list[Argument] = [holding.token, status, result, result_hash, error_code, *announced]
-        at = [*_run(holding.run), keys.of_namespace(holding.run.namespace, "state")]
+        beside = (keys.of_namespace(holding.run.namespace, part) for part in ("state", "failures"))
+        at = [*_run(holding.run), *beside]
         return bool((await self._redis.run("finish_run", at, args))[0])
 
     async def granted(self, holding: Holding) -> Granted | None:

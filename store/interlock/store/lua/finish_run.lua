@@ -1,6 +1,6 @@
 -- Ends a run: its key is completed or failed. All that was needed to do it goes.
 --
--- KEYS  1 lease  2 work  3 queue  4 state
+-- KEYS  1 lease  2 work  3 queue  4 state  5 failures
 -- ARGV  1 token  2 status: completed or failed  3 result  4 result_hash  5 error_code  6 channel  7 name: by which it is
 --       waited for
 -- Returns  1, or 0 if the token is no longer the run's (nothing is written)
@@ -11,7 +11,8 @@
 -- include: queue
 local token, entry, worker = unpack(redis.call('HMGET', KEYS[2], 'token', 'entry', 'worker'))
 if not token or token == '' or token ~= ARGV[1] then return 0 end
-local at = { key = KEYS[1], lease_id = token, version = '', channel = ARGV[6], name = ARGV[7] }
+local at = { key = KEYS[1], lease_id = token, version = '', channel = ARGV[6], name = ARGV[7],
+  failures = KEYS[5] }
 local word = settle(at, clock(KEYS[4]), ARGV[2], '', { 'result', ARGV[3], 'result_hash', ARGV[4], 'error_code', ARGV[5] })
 if word[1] ~= 'DONE' then return 0 end
 redis.call('DEL', KEYS[2])
