@@ -18,7 +18,7 @@ from interlock.proxy.api.locks import Key, Ttl
 from interlock.proxy.api.models import AgentId, Body, PriceUsd, ToolName
 from interlock.proxy.call import Incoming
 from interlock.proxy.large_bodies import LargeBodies
-from interlock.proxy.money import exact, micros_of
+from interlock.proxy.money import exact_or_whole, micros_of
 from interlock.proxy.settings import KiB
 from interlock.proxy.stages.intercept import RequestFields
 
@@ -88,7 +88,7 @@ class KeyedRuns:
 
 def start_of(body: bytes) -> pb.StartRunRequest | None:
     """What a body asks for in keyed mode; None if it is in the other, or in neither. Errors: InvalidRequestError."""
-    value = strict_json.parse(body, parse_float=exact)
+    value = strict_json.parse(body, parse_float=exact_or_whole)
     if not isinstance(value, dict) or "key" not in value or "agent_id" in value or "tool" in value:
         return None
     try:

@@ -3,7 +3,9 @@
 from typing import Any, Literal
 
 from interlock.proxy.api.answer import Answer
+from interlock.proxy.api.leases import LeaseAnswer
 from interlock.proxy.api.operation import Operation
+from interlock.proxy.run_keyed import KeyedRunBody
 from interlock.proxy.run_route import PATH, RunBody
 
 
@@ -28,11 +30,12 @@ RUN = Operation(
     "POST",
     PATH,
     None,
-    "Call a tool",
-    RunAnswer,
-    body=RunBody,
-    description="Answers 200 whatever was decided. `args.run_id` names the run, and is no part of what makes two calls"
-    " the same. A call that is running already is waited for, as long as the tool may take.",
+    "Run, a tool or a key",
+    RunAnswer | LeaseAnswer,
+    body=RunBody | KeyedRunBody,
+    description="With `key` it is a keyed run: a worker executes its `metadata.actions`, and the answer is its lease's."
+    "\n\nWith `agent_id` and `tool` it is a call of that tool, answered 200 whatever was decided. `args.run_id`"
+    " names the run, and is no part of what makes two calls the same. A call that is running already is waited for.",
     refusals=(402, 409),
     takes={
         "Idempotency-Key": "Names the call: with the same key it happens once. Without one, calls are the same if"
