@@ -244,4 +244,5 @@ async def serving(engine: ScriptedEngine, port: int = 0) -> AsyncIterator[int]:
 def _settings(spool_dir: Path, link: dict[str, Any], settings: dict[str, Any]) -> SidecarSettings:
     ports = {"port": 0, "admin_port": 0, "grpc_port": 0}
     told = {**ports, "allow_loopback_tools": True, "spool_dir": spool_dir, "engine": link}
-    return SidecarSettings.model_validate(told | settings)
+    # Its services beside Governance answer nothing, and workers would ask on.
+    return SidecarSettings.model_validate({"runs": {"workers": 0}} | told | settings)
