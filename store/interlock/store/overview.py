@@ -79,7 +79,7 @@ class RedisOverview:
             folds = [("HGET", keys.of_agent(of, "state"), "folding") for of in page]
             replies = await self._redis.ask("follow", *trails, *folds)
             found |= _events(page, replies[: len(page)])
-            await self._unfold([of for of, folding in zip(page, replies[len(page) :], strict=True) if folding])
+            await self._trails.unfold([of for of, folding in zip(page, replies[len(page) :], strict=True) if folding])
         return found
 
     async def last_of(self, upto: Mapping[Scope, int], limit: int) -> Mapping[Scope, Sequence[Event]]:
@@ -88,15 +88,6 @@ class RedisOverview:
             trails = [("XREVRANGE", keys.of_agent(of, "audit"), f"{upto[of]}", "-", "COUNT", limit) for of in page]
             found |= _events(page, await self._redis.ask("follow", *trails))
         return {scope: events[::-1] for scope, events in found.items()}
-
-    async def _unfold(self, scopes: Sequence[Scope]) -> None:
-        """Has refusals recorded that were counted in a minute which is over; they are among the next news."""
-        if not scopes:
-            return
-        recorded = await self._redis.run_all("unfold", [(keys.trail(scope), [0]) for scope in scopes])
-        for scope, grew in zip(scopes, recorded, strict=True):
-            if grew:
-                self._trails.grew(scope)
 
     async def _totals(self, page: Sequence[Scope], minutes: Sequence[Any], now_ms: int) -> list[int]:
         """Actions of the running minute and the 60 before. A total that is of an earlier minute is counted anew."""

@@ -62,6 +62,15 @@ class RedisTrails:
             self.grew(scope)
         return [event_of(scope, entry, fields) for entry, fields in entries]
 
+    async def unfold(self, scopes: Sequence[Scope]) -> None:
+        """Has refusals recorded that were counted in a minute which is over; they are among the next news."""
+        if not scopes:
+            return
+        recorded = await self._redis.run_all("unfold", [(keys.trail(scope), [0]) for scope in scopes])
+        for scope, grew in zip(scopes, recorded, strict=True):
+            if grew:
+                self.grew(scope)
+
     async def namespaces(self) -> Sequence[str]:
         (members,) = await self._redis.ask("namespaces", ("SMEMBERS", keys.of_namespace(keys.WORLD, "namespaces")))
         return sorted(member.decode() for member in members)

@@ -64,7 +64,7 @@ class RedisWatch:
         trails = [(*_after(of, after[of]), "+", "COUNT", limit) for of in scopes]
         folds = [("HGET", keys.of_agent(of, "state"), "folding") for of in scopes]
         replies = await self._redis.ask("watch", *trails, *folds) if scopes else []
-        await self._unfold([of for of, folding in zip(scopes, replies[len(scopes) :], strict=True) if folding])
+        await self._trails.unfold([of for of, folding in zip(scopes, replies[len(scopes) :], strict=True) if folding])
         pages = zip(scopes, replies[: len(scopes)], strict=True)
         return {of: [_seen(of, *entry) for entry in entries] for of, entries in pages if entries}
 
@@ -116,15 +116,6 @@ class RedisWatch:
     async def forget(self, namespace: str, agents: Sequence[str]) -> None:
         if agents:
             await self._redis.ask("watch", ("HDEL", keys.of_namespace(namespace, "watched"), *agents))
-
-    async def _unfold(self, scopes: Sequence[Scope]) -> None:
-        """Has refusals recorded that were counted in a minute which is over; they are among the next news."""
-        if not scopes:
-            return
-        recorded = await self._redis.run_all("unfold", [(keys.trail(scope), [0]) for scope in scopes])
-        for scope, grew in zip(scopes, recorded, strict=True):
-            if grew:
-                self._trails.grew(scope)
 
 
 def _raising(step: Raised, record: str) -> tuple[list[str], list[Argument]]:
