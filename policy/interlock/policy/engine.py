@@ -148,6 +148,7 @@ class Engine:
     """One engine. Any number of them may share a Redis."""
 
     def __init__(self, store: Store, settings: EngineSettings, recorder: SwitchRecorder | None = None) -> None:
+        # Long, and without a branch: everything is made once, in the order in which it is needed.
         self._directory = store.directory
         self._plans = Plans(settings.plans, settings.default_plan)
         rates = Rates(store.requests, self._plans)

@@ -79,6 +79,7 @@ class Sidecar:
 
     async def start(self) -> None:
         """Ready for calls when it returns. Errors: OSError (an address is taken, the spool cannot be had)."""
+        # Long, and without a branch but one: everything is opened in order, and noted at once to be closed.
         agents, admin = self._bind()
         engine = EngineClient(self._channel, self._settings.engine, self._metrics)
         self._closing.append(engine.close)
