@@ -10,7 +10,6 @@ import secrets
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -30,8 +29,6 @@ from tests.tool import Tool, answers
 SECRET = "a-secret-of-the-tool"
 CLIENTS = {"client": OnceOnly, "ai": AiClient, "gov": GovernanceClient}
 DRIVEN: set[str] = set()
-UNSERVED = (Path(__file__).parents[2] / "docs" / "http.md").read_text().partition("## Not served yet")[2]
-"""What the page says is not served; that it says the truth is held elsewhere."""
 
 
 def drives(*names: str) -> Callable[[Any], Any]:
@@ -270,7 +267,6 @@ async def test_what_a_call_came_to_is_told_logged_and_counted(teams: tuple[Team,
     assert (await theirs.do("gov.agent_metrics", "bot")).total_actions == 0
 
 
-@pytest.mark.skipif("keyed runs" in UNSERVED, reason="keyed runs are not served yet")
 @drives("ai.run", "ai.run_and_wait", "ai.status", "client.get_run_timeline")
 async def test_a_keyed_run_is_carried_out_in_the_background_once(teams: tuple[Team, Team], tool: Tool) -> None:
     mine, theirs = teams
@@ -288,7 +284,6 @@ async def test_a_keyed_run_is_carried_out_in_the_background_once(teams: tuple[Te
     assert (await theirs.refused("ai.status", "nightly")).status_code == 404
 
 
-@pytest.mark.skipif("/v1/metrics" in UNSERVED, reason="figures of days are not served yet")
 @drives("client.metrics", "ai.run_tool")
 async def test_metrics_tell_what_was_done_day_by_day(teams: tuple[Team, Team], tool: Tool) -> None:
     mine, theirs = teams

@@ -96,15 +96,6 @@ def test_the_page_has_every_route_and_no_other() -> None:
     assert told == {*((of.method, of.path) for of in routes.OPERATIONS), ("POST", RUN_PATH)}
 
 
-def test_what_is_said_not_to_be_served_is_not_served() -> None:
-    told = re.findall(r"`(GET|POST) (/v1/[^`]+)`", section(HTTP, "Not served yet"))
-    unserved = {(method, path) for method, path in told if path != RUN_PATH}
-    for method, path in unserved:
-        sample = re.sub(r"\{\w+\}", "x", path)
-        served = [of.method for of in routes.OPERATIONS if re.fullmatch(re.sub(r"\{\w+\}", "[^/]+", of.path), sample)]
-        assert method not in served, path
-
-
 def test_each_value_of_the_decision_header_is_explained() -> None:
     rows = re.findall(r"^\| `(\w+)` \| [^|]+ \|$", section(HTTP, "What comes back"), re.MULTILINE)
     assert {*rows} == {*Decision}
