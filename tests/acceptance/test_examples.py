@@ -47,6 +47,7 @@ async def here(sidecars: Sidecars, monkeypatch: pytest.MonkeyPatch, tmp_path: Pa
     monkeypatch.setenv("INTERLOCK_API_KEY", dev.key)
     monkeypatch.setenv("INTERLOCK_ENGINE__SIDECAR_TOKEN", "a token of sixteen")
     monkeypatch.setenv("INTERLOCK_ENGINE__MASTER_KEY", run("master-key").strip())
+    monkeypatch.setenv("INTERLOCK_ALERT_SECRET", "whsec_dGhlIGtleSBvZiB0aGUgYWxlcnRz")
     monkeypatch.setenv("INTERLOCK_REDIS_URL", "redis://127.0.0.1")
     monkeypatch.chdir(tmp_path)
     for name, text in FILES.items():

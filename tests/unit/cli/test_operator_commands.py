@@ -296,7 +296,7 @@ def test_a_policy_is_made_of_a_template_with_what_a_file_and_flags_have_otherwis
     assert api.asked == [
         ("POST", "/v1/policies/billing/from-template", {"template": "read_only", "overrides": overrides})
     ]
-    assert "allow_read_only" in out
+    assert "allow read only  yes" in out
     assert run(policies.app, "from-template", "billing", "lax")[0] == USAGE
 
 
