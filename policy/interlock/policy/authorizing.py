@@ -149,7 +149,7 @@ class Authorizer:
     async def resolve(self, credential: str, agent_id: str, tool: str) -> tuple[Scope, Tool]:
         """The agent a call would run as, and the tool it means. Errors: NotFoundError `tool_not_found`."""
         for _ in range(ROUNDS):
-            standing = await self._knowledge.identify(credential)
+            standing = await self._knowledge.identify(credential, of_run=True)
             scope = access.acting_agent(standing.identity, agent_id)
             found = standing.snapshot.tool_for(scope.agent_id, tool)
             if found is not None:
@@ -164,7 +164,7 @@ class Authorizer:
         reserved: set[Scope] = set()
         try:
             for _ in range(ROUNDS):
-                standing = await self._knowledge.identify(question.credential)
+                standing = await self._knowledge.identify(question.credential, of_run=True)
                 scope = access.acting_agent(standing.identity, question.agent_id)
                 _check_run(question, standing.identity)
                 verdict = await self._judge(question, standing, scope, reserved)
@@ -270,7 +270,7 @@ class Authorizer:
         """What `authorize` would say now, were as much used beside as is assumed. Changes nothing."""
         check(question)
         for _ in range(ROUNDS):
-            standing = await self._knowledge.identify(question.credential)
+            standing = await self._knowledge.identify(question.credential, of_run=True)
             scope = access.acting_agent(standing.identity, question.agent_id)
             _check_run(question, standing.identity)
             # Nothing is reserved that could be withdrawn: so it is judged on what holds now, or not at all.

@@ -64,11 +64,14 @@ class Knowledge:
         self._coming: dict[str, asyncio.Task[_Remembered]] = {}
         self._loading: dict[str, asyncio.Task[_Remembered]] = {}
 
-    async def identify(self, credential: str) -> Standing:
-        """Whose key it is. Errors: UnauthenticatedError `missing_key` or `invalid_key`; of a run's grant `run_lost`."""
+    async def identify(self, credential: str, *, of_run: bool = False) -> Standing:
+        """Whose key it is, or with `of_run` whose run's grant: that is good for calls of tools, and for nothing else.
+
+        Errors: UnauthenticatedError `missing_key` or `invalid_key`; of a run's grant `run_lost`.
+        """
         if not credential:
             raise UnauthenticatedError("missing_key", "a bearer key is needed")
-        if credential.startswith(GRANT_PREFIX) and self._grants is not None:
+        if of_run and credential.startswith(GRANT_PREFIX) and self._grants is not None:
             return await self._of_run(credential, self._grants)
         address = credentials.address(credential)
         remembered = self._namespaces.get(self._homes.get(address, ""))

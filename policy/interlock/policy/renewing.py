@@ -44,7 +44,7 @@ class Renewer:
     async def _holds(self, credential: str, permit: Permit) -> bool:
         """Whether the key would still let a call through as this agent; on what was just learned of its namespace."""
         try:
-            standing = await self._knowledge.identify(credential)
+            standing = await self._knowledge.identify(credential, of_run=True)
             return access.acting_agent(standing.identity, permit.scope.agent_id) == permit.scope
         except (UnauthenticatedError, DeniedError):
             return False

@@ -6,6 +6,7 @@ is due, and now and then at all of them. Engines share the queues, so each is lo
 
 import asyncio
 import contextlib
+import hashlib
 import time
 from collections import deque
 from dataclasses import dataclass as mutable
@@ -204,11 +205,16 @@ def begins(entry: str, assignment: Assignment, workers_lost: int) -> TimelineEve
     if not (assignment.done or workers_lost):
         return _event(f"run_{digest[:16]}_{entry}", "run_started", plan, "in_progress", assignment.done)
     why = "worker_lost" if workers_lost else ""
-    return _event(assignment.holding.token, "run_resumed", plan, "in_progress", assignment.done, why)
+    return _event(_told_of(assignment.holding), "run_resumed", plan, "in_progress", assignment.done, why)
 
 
 def ended(holding: Holding, plan: RunPlan, status: str, done: int, error_code: str) -> TimelineEvent:
-    return _event(f"{holding.token}_end", "run_finished", plan, status, done, error_code)
+    return _event(f"{_told_of(holding)}_end", "run_finished", plan, status, done, error_code)
+
+
+def _told_of(holding: Holding) -> str:
+    """Names a worker's hold of a run to who reads timelines. The token itself is what it holds the run by."""
+    return f"work_{hashlib.sha256(holding.token.encode()).hexdigest()[:32]}"
 
 
 def _event(event_id: str, kind: str, plan: RunPlan, status: str, done: int, message: str = "") -> TimelineEvent:

@@ -97,7 +97,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     @rpc
     async def Await(self, request: pb.AwaitRequest, caller: Caller) -> pb.AwaitResponse:  # noqa: N802 - the contract's name
         require_sidecar(caller, self.token)
-        standing = await self._knowledge.identify(request.credential)
+        standing = await self._knowledge.identify(request.credential, of_run=True)
         scope = access.acting_agent(standing.identity, request.agent_id)
         if not CALL_ID.fullmatch(request.call_id):
             raise InvalidRequestError("invalid_request", "call_id is not valid", field="call_id")
@@ -106,7 +106,9 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     @rpc
     async def Abandon(self, request: pb.AbandonRequest, caller: Caller) -> pb.AbandonResponse:  # noqa: N802 - the contract's name
         require_sidecar(caller, self.token)
-        scope = access.acting_agent((await self._knowledge.identify(request.credential)).identity, request.agent_id)
+        scope = access.acting_agent(
+            (await self._knowledge.identify(request.credential, of_run=True)).identity, request.agent_id
+        )
         if not ATTEMPT_ID.fullmatch(request.attempt_id):
             raise InvalidRequestError("invalid_request", "attempt_id is not valid", field="attempt_id")
         await self._ledger.abandon(scope, request.attempt_id)

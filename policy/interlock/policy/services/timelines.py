@@ -81,7 +81,9 @@ class TimelinesService(timeline_pb2_grpc.TimelinesServicer):
         self, request: pb.RecordUnknownToolRequest, caller: Caller
     ) -> pb.RecordUnknownToolResponse:
         require_sidecar(caller, self._token)
-        scope = access.acting_agent((await self._knowledge.identify(request.credential)).identity, request.agent_id)
+        scope = access.acting_agent(
+            (await self._knowledge.identify(request.credential, of_run=True)).identity, request.agent_id
+        )
         for name, wrong in (
             ("tool", not TOOL_NAME.fullmatch(request.tool)),
             ("attempt_id", not ATTEMPT_ID.fullmatch(request.attempt_id)),
