@@ -22,9 +22,6 @@ end
 return rows
 """
 
-OF_THE_WATCHER = {b"il:{WORLD}:watcher", b"il:{default}:watched"}
-"""What the engine that watches for alerts notes as it goes, of what other tests did."""
-
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
@@ -37,7 +34,14 @@ class Evidence:
         """The keys that were written, or that have gone and should not have. Nobody else may be at work meanwhile."""
         written = {key for key, value in later.digests.items() if self.digests.get(key) != value}
         gone = {key for key in self.lasting if key not in later.digests}
-        return sorted(key.decode() for key in (written | gone) - OF_THEIR_OWN - OF_THE_WATCHER)
+        return sorted(key.decode() for key in (written | gone) - OF_THEIR_OWN - self._unfolded(later))
+
+    def _unfolded(self, later: "Evidence") -> set[bytes]:
+        """The trails of agents whose folded refusals, which stood there before, have been read out by who watches."""
+        folds = {
+            key for key, value in self.digests.items() if key.endswith(b":folds") and later.digests.get(key) != value
+        }
+        return {key.removesuffix(b"folds") + part for key in folds for part in (b"state", b"audit", b"folds")}
 
 
 async def everything_in(redis_url: str | None) -> Evidence:

@@ -40,8 +40,9 @@ def test_the_copy_of_the_document_is_fresh() -> None:
     assert json.loads((ROOT / "deploy" / "openapi.json").read_text()) == document()
 
 
+@pytest.mark.timeout(300)  # thousands of requests, on however busy a machine
 async def test_schemathesis_finds_nothing(alone: InterlockDev, tool: Tool, tmp_path: Path) -> None:
-    found = await schemathesis(alone, tmp_path, examples=2, phases="examples,coverage,fuzzing")
+    found = await schemathesis(alone, tmp_path, examples=1, phases="examples,coverage,fuzzing")
     assert found.returncode == 0, found.output[-20_000:]
 
 

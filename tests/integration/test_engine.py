@@ -49,6 +49,7 @@ def operator_routes(client: EngineClient) -> list[tuple[Any, Any]]:
         (client.tools.ToggleTool, ad.ToggleToolRequest(ref=ref, enabled=False)),
         (client.policies.PutPolicy, ad.PutPolicyRequest(agent_id="bot-1", policy=ad.Policy())),
         (client.policies.PutPolicy, ad.PutPolicyRequest(agent_id="bot-2", policy=ad.Policy())),
+        (client.policies.PutPolicyFromTemplate, ad.PutPolicyFromTemplateRequest(agent_id="bot-1", template="strict")),
         (client.policies.GetPolicy, other),
         (client.policies.ListPolicies, ad.ListPoliciesRequest()),
         (client.policies.DeletePolicy, ad.AgentRef(agent_id="bot-1")),
