@@ -164,13 +164,13 @@ async def show(visit: Visit) -> AgentStatus:
 
 
 async def disable(visit: Visit) -> AgentStatus:
-    reason = (await visit.body(ReasonBody)).reason
+    reason = (await visit.body(ReasonBody)).reason or ""
     asked = pb.DisableAgentRequest(agent_id=_agent_id(visit), reason=reason)
     return AgentStatus.of(await visit.ask(visit.api.agents.DisableAgent, asked))
 
 
 async def enable(visit: Visit) -> AgentStatus:
-    reason = (await visit.body(ReasonBody)).reason
+    reason = (await visit.body(ReasonBody)).reason or ""
     asked = pb.EnableAgentRequest(agent_id=_agent_id(visit), reason=reason)
     return AgentStatus.of(await visit.ask(visit.api.agents.EnableAgent, asked))
 

@@ -410,7 +410,7 @@ class NotificationsBody(Body):
 class ReasonBody(Body):
     """Why."""
 
-    reason: Reason = ""
+    reason: Reason | None = None
     """For people: it stands in the audit trail."""
 
 

@@ -1,5 +1,6 @@
 """One request to the REST API, as its handler sees it: what it brings, and the engine to ask."""
 
+from collections import Counter
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import partial
@@ -55,7 +56,10 @@ class Visit:
         return await self.api.bodies.read(raw, self.credential, partial(judged, model, raw))
 
     def query(self, model: type[Model]) -> Model:
-        """The query, validated. Raises InvalidFieldsError, also for parameters that are unknown."""
+        """The query, validated. Raises InvalidFieldsError, also for parameters that are unknown or given twice."""
+        names = Counter(name for name, _ in self.request.query.items())
+        if repeated := [name for name, times in names.items() if times > 1]:
+            raise InvalidFieldsError([InvalidField("repeated", ("query", repeated[0]), "Input should be given once")])
         try:
             return model.model_validate(dict(self.request.query))
         except ValidationError as error:

@@ -3,7 +3,7 @@ from decimal import Decimal
 import pytest
 from pydantic import BaseModel, ValidationError
 
-from interlock.proxy.api.models import KeyBody, PolicyBody, ResolveBody, SwitchBody, ToolBody
+from interlock.proxy.api.models import KeyBody, PolicyBody, ReasonBody, ResolveBody, SwitchBody, ToolBody
 from interlock.proxy.api.queries import CallsQuery, EventsQuery, LogsQuery
 
 TOOL = {"name": "charge", "url": "https://pay.example/charge"}
@@ -211,3 +211,7 @@ def test_a_tools_lists_have_an_end() -> None:
 
 def test_a_query_with_endless_parameters_is_one_finding() -> None:
     assert places(CallsQuery, {f"p{index}": "" for index in range(1000)}) == [""]
+
+
+def test_a_reason_left_empty_by_null_is_none() -> None:
+    assert ReasonBody.model_validate({"reason": None}) == ReasonBody()

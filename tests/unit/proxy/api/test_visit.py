@@ -196,6 +196,8 @@ async def test_a_body_over_the_limit_is_refused_while_it_is_read_not_after(clien
         ("/v1/agents/billing/logs?limit=501", ["query", "limit"]),
         ("/v1/agents/billing/metrics?period=year", ["query", "period"]),
         ("/v1/audit", ["query", "agent_id"]),
+        ("/v1/ai/status?key=a&key=b", ["query", "key"]),
+        ("/v1/tools/charge?scope_id=global&scope_id=global", ["query", "scope_id"]),
     ],
 )
 async def test_paths_and_queries_are_judged_before_the_engine_is_asked(
