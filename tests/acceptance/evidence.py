@@ -56,5 +56,6 @@ async def no_trace(scene: Scene, tool: Tool) -> AsyncIterator[None]:
     """Inside, nothing is to be stored, charged or sent to the tool."""
     before, calls = await everything_in(scene.first.redis_url), len(tool.received)
     yield
-    assert before.changes_to(await everything_in(scene.first.redis_url)) == []
+    changes = before.changes_to(await everything_in(scene.first.redis_url))
+    assert not changes, changes
     assert len(tool.received) == calls
