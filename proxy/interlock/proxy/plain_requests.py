@@ -1,8 +1,8 @@
 """The short way in: a call that comes whole, in plain HTTP/1.1, with nothing about it that needs a second look.
 
 Most calls are such: a request line, each field once, a body by its length. They are read here with a few patterns that
-know only what is beyond doubt. Whatever does not match (another version, chunks, Expect, a field twice, a page's
-fields, a byte that is not ASCII, a second request behind the first, …) is no error: the same bytes go to aiohttp, whose
+know only what is beyond doubt. Whatever does not match (another version, no Host, chunks, Expect, a field twice, a
+page's fields, a byte that is not ASCII, a second request behind the first, …) is no error: the same bytes go to aiohttp, whose
 word on them is the only one. So there is one place that refuses, and nothing that two parsers could read differently.
 """
 
@@ -58,11 +58,13 @@ def plain_head(data: bytes) -> PlainHead | None:
         return None
     headers, named = fields
     length = named.get("content-length", "0")
+    if "host" not in named:
+        return None
     if not _LENGTH.fullmatch(length) or named.get("connection", "keep-alive").lower() != "keep-alive":
         return None
     method, target = request.groups()
-    host, request_id = named.get("host", ""), named.get("x-request-id", "")
-    return PlainHead(method, target, headers, host, request_id, int(length), end + 4)
+    request_id = named.get("x-request-id", "")
+    return PlainHead(method, target, headers, named["host"], request_id, int(length), end + 4)
 
 
 def _fields(lines: list[str]) -> tuple[Headers, dict[str, str]] | None:

@@ -115,6 +115,7 @@ def test_whatever_is_taken_for_plain_is_one_request_to_aiohttp(
         HEAD + b"Connection: close\r\n\r\n",
         HEAD + b"Connection: keep-alive, X-A\r\n\r\n",
         HEAD + b"HOST: localhost\r\n\r\n",
+        HEAD.replace(b"Host: localhost\r\n", b"") + b"\r\n",
         HEAD + b"X-A: 1\r\nx-a: 2\r\n\r\n",
         HEAD + b"Origin: null\r\n\r\n",
         HEAD + b"Sec-Fetch-Site: none\r\n\r\n",
