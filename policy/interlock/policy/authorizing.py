@@ -13,6 +13,7 @@ from interlock.governance.errors import InterlockError, InvalidRequestError, Not
 from interlock.governance.ids import new_id
 from interlock.governance.values import dataclass, replace
 from interlock.policy import access, rules
+from interlock.policy.fields import check_fields
 from interlock.policy.knowledge import Knowledge, Standing
 from interlock.policy.model import (
     ATTEMPT_ID,
@@ -338,9 +339,7 @@ def check(question: Question) -> None:
         "run_action": not 0 <= question.run_action <= MAX_RUN_ACTIONS,
         "run_action_digest": len(question.run_action_digest) != (DIGEST_BYTES if question.run_action else 0),
     }
-    for name, wrong in problems.items():
-        if wrong:
-            raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
+    check_fields(problems)
 
 
 def _check_run(question: Question, identity: Identity) -> None:

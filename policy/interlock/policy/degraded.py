@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from interlock.governance.errors import InvalidRequestError, NotFoundError
 from interlock.policy import access, rules
 from interlock.policy.authorizing import DIGEST_BYTES, MAX_RUN_ID_BYTES
+from interlock.policy.fields import check_fields
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import (
     ATTEMPT_ID,
@@ -123,9 +124,7 @@ def check(told: Told) -> None:
         "fence": told.fence < 0,
         "at_ms": told.age_ms > MAX_AGE_MS,
     }
-    for name, wrong in problems.items():
-        if wrong:
-            raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
+    check_fields(problems)
 
 
 def _acting(api_key: ApiKey, told: Told) -> Scope:

@@ -7,6 +7,7 @@ import re
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.values import replace
 from interlock.policy import access
+from interlock.policy.fields import check_fields
 from interlock.policy.model import Identity, Role
 from interlock.policy.timeline_ports import EVERYBODY, TimelineEvent
 
@@ -69,9 +70,7 @@ def check(event: TimelineEvent) -> None:
         "extra": not _is_object(event.extra),
     }
     problems |= {name: True for name, most in LONGEST.items() if len(getattr(event, name)) > most}
-    for name, wrong in problems.items():
-        if wrong:
-            raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
+    check_fields(problems)
     texts = (event.message, event.data, event.extra, *(getattr(event, name) for name in LONGEST))
     if sum(len(text.encode()) for text in texts) > MAX_EVENT_BYTES:
         raise InvalidRequestError("invalid_request", f"an event has at most {MAX_EVENT_BYTES} bytes", field="data")

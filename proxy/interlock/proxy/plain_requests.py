@@ -2,8 +2,9 @@
 
 Most calls are such: a request line, each field once, a body by its length. They are read here with a few patterns that
 know only what is beyond doubt. Whatever does not match (another version, no Host, chunks, Expect, a field twice, a
-page's fields, a byte that is not ASCII, a second request behind the first, …) is no error: the same bytes go to aiohttp, whose
-word on them is the only one. So there is one place that refuses, and nothing that two parsers could read differently.
+page's fields, a byte that is not ASCII, a second request behind the first, …) is no error: the same bytes go to
+aiohttp, whose word on them is the only one. So there is one place that refuses, and nothing that two parsers could read
+differently.
 """
 
 import re

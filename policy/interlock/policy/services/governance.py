@@ -14,8 +14,9 @@ from interlock.governance.v1 import governance_pb2 as pb
 from interlock.governance.v1 import governance_pb2_grpc
 from interlock.policy import access
 from interlock.policy.answers import answer_of
-from interlock.policy.authorizing import MAX_RUN_ID_BYTES, Authorizer, ToolChanged
+from interlock.policy.authorizing import MAX_RUN_ID_BYTES, Authorizer
 from interlock.policy.degraded import DegradedCalls
+from interlock.policy.fields import check_fields, require
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import AGENT_ID, ATTEMPT_ID, CALL_ID, CALL_KEY, NAMESPACE, TOOL_NAME, Tool
 from interlock.policy.ports import Ledger
@@ -31,7 +32,7 @@ from interlock.policy.services.messages import (
     question_of,
     route_message,
 )
-from interlock.policy.services.rpc import Caller, abort, caller_of, require_sidecar, rpc, sidecars_rpc
+from interlock.policy.services.rpc import abort, require_sidecar, sidecars_rpc
 from interlock.policy.tools import owner_of, signing_secrets
 from interlock.policy.upstream import opened
 from interlock.policy.waiting import Waits
@@ -74,9 +75,8 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         for exchange in self._exchanges:
             exchange.drain()
 
-    @rpc
-    async def ResolveTool(self, request: pb.ResolveToolRequest, caller: Caller) -> pb.ResolveToolResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self.token)
+    @sidecars_rpc
+    async def ResolveTool(self, request: pb.ResolveToolRequest) -> pb.ResolveToolResponse:  # noqa: N802 - the contract's name
         scope, tool = await self._authorizer.resolve(request.credential, request.agent_id, request.tool)
         return pb.ResolveToolResponse(
             namespace=scope.namespace, agent_id=scope.agent_id, route=self.route(scope.namespace, tool)
@@ -94,30 +94,25 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
     def Settle(self, request: pb.SettleRequest) -> Awaitable[pb.SettleResponse]:  # noqa: N802 - the contract's name
         return self._settle(request)
 
-    @rpc
-    async def Await(self, request: pb.AwaitRequest, caller: Caller) -> pb.AwaitResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self.token)
+    @sidecars_rpc
+    async def Await(self, request: pb.AwaitRequest) -> pb.AwaitResponse:  # noqa: N802 - the contract's name
         standing = await self._knowledge.identify(request.credential, of_run=True)
         scope = access.acting_agent(standing.identity, request.agent_id)
-        if not CALL_ID.fullmatch(request.call_id):
-            raise InvalidRequestError("invalid_request", "call_id is not valid", field="call_id")
+        require("call_id", CALL_ID.fullmatch(request.call_id) is not None)
         return pb.AwaitResponse(settled=await self._waits.until_over(scope, request.call_id, request.wait_ms))
 
-    @rpc
-    async def Abandon(self, request: pb.AbandonRequest, caller: Caller) -> pb.AbandonResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self.token)
+    @sidecars_rpc
+    async def Abandon(self, request: pb.AbandonRequest) -> pb.AbandonResponse:  # noqa: N802 - the contract's name
         scope = access.acting_agent(
             (await self._knowledge.identify(request.credential, of_run=True)).identity, request.agent_id
         )
-        if not ATTEMPT_ID.fullmatch(request.attempt_id):
-            raise InvalidRequestError("invalid_request", "attempt_id is not valid", field="attempt_id")
+        require("attempt_id", ATTEMPT_ID.fullmatch(request.attempt_id) is not None)
         await self._ledger.abandon(scope, request.attempt_id)
         await self._runs.release(scope, request.attempt_id)
         return pb.AbandonResponse()
 
-    @rpc
-    async def RecordDegraded(self, request: pb.RecordDegradedRequest, caller: Caller) -> pb.RecordDegradedResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self.token)
+    @sidecars_rpc
+    async def RecordDegraded(self, request: pb.RecordDegradedRequest) -> pb.RecordDegradedResponse:  # noqa: N802 - the contract's name
         if len(request.answer.body) > MAX_BODY_BYTES:
             raise InvalidRequestError("invalid_request", "the answer's body is over 1 MiB", field="answer.body")
         taken = await self._degraded.record(degraded_of(request))
@@ -125,7 +120,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
 
     async def Exchange(self, request_iterator: Any, context: Any) -> None:  # type: ignore[override] # noqa: N802 - the contract's name; grpc.aio lets a stream write instead of yield
         try:
-            require_sidecar(caller_of(context), self.token)
+            require_sidecar(context, self.token)
         except InterlockError as error:
             await abort(context, error)
         exchange = _Exchange(self._answer)
@@ -156,15 +151,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             return pb.Reply(id=question.id, failure=failure_of(failed))
 
     async def _authorize(self, request: pb.AuthorizeRequest) -> pb.AuthorizeResponse:
-        verdict = await self._authorizer.authorize(question_of(request))
-        if isinstance(verdict, ToolChanged):
-            return pb.AuthorizeResponse(
-                verdict=pb.VERDICT_TOOL_CHANGED,
-                reason="tool_changed",
-                namespace=verdict.scope.namespace,
-                agent_id=verdict.scope.agent_id,
-            )
-        return authorize_response(verdict)
+        return authorize_response(await self._authorizer.authorize(question_of(request)))
 
     async def _renew(self, request: pb.RenewRequest) -> pb.RenewResponse:
         check_permit(request.permit)
@@ -260,9 +247,7 @@ def check_permit(permit: pb.Permit) -> None:
         "attempt_id": not ATTEMPT_ID.fullmatch(permit.attempt_id),
         "run_id": len(permit.run_id.encode()) > MAX_RUN_ID_BYTES,
     }
-    for name, wrong in problems.items():
-        if wrong:
-            raise InvalidRequestError("invalid_request", f"permit.{name} is not valid", field=f"permit.{name}")
+    check_fields(problems, "permit.")
 
 
 def _facts(request: pb.SettleRequest) -> str:

@@ -2,10 +2,10 @@
 
 import orjson
 
-from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import locks_pb2, runs_pb2_grpc
 from interlock.governance.v1 import runs_pb2 as pb
 from interlock.policy.authorizing import MAX_RUN_ID_BYTES
+from interlock.policy.fields import require
 from interlock.policy.keyed_runs import KeyedRuns, WantedRun
 from interlock.policy.locking import Question
 from interlock.policy.model import MAX_SPEND_MICROS, TOOL_NAME
@@ -32,18 +32,18 @@ class KeyedRunsService(runs_pb2_grpc.KeyedRunsServicer):
 
     @rpc
     async def CancelRun(self, request: pb.CancelRunRequest, caller: Caller) -> locks_pb2.Lease:  # noqa: N802 - the contract's name
-        _require("key", 1 <= len(request.key) <= MAX_KEY_CHARS)
-        _require("reason", len(request.reason) <= MAX_REASON_CHARS)
+        require("key", 1 <= len(request.key) <= MAX_KEY_CHARS)
+        require("reason", len(request.reason) <= MAX_REASON_CHARS)
         return lease_message(await self._runs.cancel(caller.credential, request.key, request.agent_id, request.reason))
 
 
 def _wanted(request: pb.StartRunRequest) -> WantedRun:
     """Errors: InvalidRequestError."""
-    _require("key", 1 <= len(request.key) <= MAX_KEY_CHARS)
-    _require("ttl", not request.HasField("ttl_s") or request.ttl_s >= 1)
-    _require("metadata", len(request.metadata) <= MAX_LEASE_METADATA_BYTES and _is_object(request.metadata or b"{}"))
-    _require("metadata.run_id", len(request.run_id.encode()) <= MAX_RUN_ID_BYTES)
-    _require("metadata.actions", len(request.actions) <= MAX_ACTIONS)
+    require("key", 1 <= len(request.key) <= MAX_KEY_CHARS)
+    require("ttl", not request.HasField("ttl_s") or request.ttl_s >= 1)
+    require("metadata", len(request.metadata) <= MAX_LEASE_METADATA_BYTES and _is_object(request.metadata or b"{}"))
+    require("metadata.run_id", len(request.run_id.encode()) <= MAX_RUN_ID_BYTES)
+    require("metadata.actions", len(request.actions) <= MAX_ACTIONS)
     return WantedRun(
         question=Question(request.key, request.ttl_s if request.HasField("ttl_s") else None, request.metadata),
         agent_id=request.agent_id,
@@ -54,9 +54,9 @@ def _wanted(request: pb.StartRunRequest) -> WantedRun:
 
 
 def _action(action: pb.Action, place: str) -> PlannedAction:
-    _require(f"{place}.tool", TOOL_NAME.fullmatch(action.tool) is not None)
-    _require(f"{place}.args", _is_object(action.args))
-    _require(f"{place}.spend_usd", 0 <= action.declared_spend_micros <= MAX_SPEND_MICROS)
+    require(f"{place}.tool", TOOL_NAME.fullmatch(action.tool) is not None)
+    require(f"{place}.args", _is_object(action.args))
+    require(f"{place}.spend_usd", 0 <= action.declared_spend_micros <= MAX_SPEND_MICROS)
     return PlannedAction(action.tool, action.args.decode(), action.declared_spend_micros)
 
 
@@ -65,8 +65,3 @@ def _is_object(text: bytes) -> bool:
         return isinstance(orjson.loads(text), dict)
     except orjson.JSONDecodeError:
         return False
-
-
-def _require(field: str, holds: bool) -> None:
-    if not holds:
-        raise InvalidRequestError("invalid_request", f"{field} is not valid", field=field)

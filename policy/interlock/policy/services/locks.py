@@ -2,9 +2,9 @@
 
 import hashlib
 
-from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import locks_pb2 as pb
 from interlock.governance.v1 import locks_pb2_grpc
+from interlock.policy.fields import require
 from interlock.policy.lock_ports import Completion, Lease
 from interlock.policy.locking import MAX_WAIT_MS, Granted, Holder, Locking, Question
 from interlock.policy.model import ATTEMPT_ID
@@ -48,23 +48,23 @@ class LocksService(locks_pb2_grpc.LocksServicer):
     @rpc
     async def CompleteLease(self, request: pb.CompleteLeaseRequest, caller: Caller) -> pb.Lease:  # noqa: N802 - the contract's name
         holder = _holder(request)
-        _require("result", len(request.result) <= MAX_RESULT_BYTES)
-        _require("result_digest", len(request.result_digest) in (0, DIGEST_BYTES))
-        _require("result_hash", len(request.result_hash) <= MAX_HASH_CHARS)
+        require("result", len(request.result) <= MAX_RESULT_BYTES)
+        require("result_digest", len(request.result_digest) in (0, DIGEST_BYTES))
+        require("result_hash", len(request.result_hash) <= MAX_HASH_CHARS)
         return lease_message(await self._locking.complete(caller.credential, holder, completion_of(request)))
 
     @rpc
     async def FailLease(self, request: pb.FailLeaseRequest, caller: Caller) -> pb.Lease:  # noqa: N802 - the contract's name
         holder = _holder(request)
-        _require("error_code", 1 <= len(request.error_code) <= MAX_HASH_CHARS)
-        _require("error_hash", len(request.error_hash) <= MAX_HASH_CHARS)
+        require("error_code", 1 <= len(request.error_code) <= MAX_HASH_CHARS)
+        require("error_hash", len(request.error_hash) <= MAX_HASH_CHARS)
         failed = await self._locking.fail(caller.credential, holder, request.error_code, request.error_hash)
         return lease_message(failed)
 
     @rpc
     async def CancelLease(self, request: pb.CancelLeaseRequest, caller: Caller) -> pb.Lease:  # noqa: N802 - the contract's name
         holder = _holder(request)
-        _require("reason", len(request.reason) <= MAX_REASON_CHARS)
+        require("reason", len(request.reason) <= MAX_REASON_CHARS)
         return lease_message(await self._locking.cancel(caller.credential, holder, request.reason))
 
     @rpc
@@ -81,7 +81,7 @@ class LocksService(locks_pb2_grpc.LocksServicer):
         self, request: pb.GetLeaseRequest, caller: Caller, *, with_result: bool
     ) -> tuple[Lease, bytes | None]:
         _require_key(request.key)
-        _require("wait_ms", 0 <= request.wait_ms <= MAX_WAIT_MS)
+        require("wait_ms", 0 <= request.wait_ms <= MAX_WAIT_MS)
         return await self._locking.show(
             caller.credential, request.key, request.agent_id, wait_ms=request.wait_ms, with_result=with_result
         )
@@ -123,8 +123,8 @@ def completion_of(request: pb.CompleteLeaseRequest) -> Completion:
 def _question(request: pb.CheckLockRequest | pb.AcquireLeaseRequest, most_metadata: int) -> Question:
     """Errors: InvalidRequestError with the field's name."""
     _require_key(request.key)
-    _require("metadata", len(request.metadata) <= most_metadata)
-    _require("attempt_id", not request.attempt_id or ATTEMPT_ID.fullmatch(request.attempt_id) is not None)
+    require("metadata", len(request.metadata) <= most_metadata)
+    require("attempt_id", not request.attempt_id or ATTEMPT_ID.fullmatch(request.attempt_id) is not None)
     return Question(request.key, _ttl(request), request.metadata, request.attempt_id)
 
 
@@ -132,21 +132,16 @@ def _holder(
     request: pb.ExtendLeaseRequest | pb.CompleteLeaseRequest | pb.FailLeaseRequest | pb.CancelLeaseRequest,
 ) -> Holder:
     _require_key(request.key)
-    _require("lease_id", 1 <= len(request.lease_id) <= MAX_LEASE_ID_CHARS)
+    require("lease_id", 1 <= len(request.lease_id) <= MAX_LEASE_ID_CHARS)
     return Holder(request.key, request.lease_id, request.version if request.HasField("version") else None)
 
 
 def _ttl(request: pb.CheckLockRequest | pb.AcquireLeaseRequest | pb.ExtendLeaseRequest) -> int | None:
     if not request.HasField("ttl_s"):
         return None
-    _require("ttl_s", request.ttl_s >= 1)
+    require("ttl_s", request.ttl_s >= 1)
     return request.ttl_s
 
 
 def _require_key(key: str) -> None:
-    _require("key", 1 <= len(key) <= MAX_KEY_CHARS)
-
-
-def _require(field: str, holds: bool) -> None:
-    if not holds:
-        raise InvalidRequestError("invalid_request", f"{field} is not valid", field=field)
+    require("key", 1 <= len(key) <= MAX_KEY_CHARS)

@@ -8,7 +8,7 @@ from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import admin_pb2, governance_pb2
 from interlock.policy import tools, upstream
 from interlock.policy.answers import answer_message, answer_of
-from interlock.policy.authorizing import Judged, Question
+from interlock.policy.authorizing import Judged, Question, ToolChanged
 from interlock.policy.degraded import Told
 from interlock.policy.model import (
     AUTHORIZATION,
@@ -103,7 +103,14 @@ def degraded_of(request: governance_pb2.RecordDegradedRequest) -> Told:
     )
 
 
-def authorize_response(verdict: Judged) -> governance_pb2.AuthorizeResponse:
+def authorize_response(verdict: Judged | ToolChanged) -> governance_pb2.AuthorizeResponse:
+    if isinstance(verdict, ToolChanged):
+        return governance_pb2.AuthorizeResponse(
+            verdict=governance_pb2.VERDICT_TOOL_CHANGED,
+            reason="tool_changed",
+            namespace=verdict.scope.namespace,
+            agent_id=verdict.scope.agent_id,
+        )
     decision = verdict.decision
     response = governance_pb2.AuthorizeResponse(
         verdict=VERDICTS[decision.verdict],

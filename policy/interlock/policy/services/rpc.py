@@ -24,23 +24,18 @@ class Caller:
     """What an RPC's metadata says of who calls; nothing of it is believed yet."""
 
     credential: Credential
-    sidecar_token: str
 
 
 def caller_of(context: Any) -> Caller:
     metadata = {key: value for key, value in context.invocation_metadata() or () if isinstance(value, str)}
     authorization = metadata.get("authorization", "")
     key = authorization[len(BEARER) :] if authorization.startswith(BEARER) else ""
-    return Caller(Credential(key, metadata.get(NAMESPACE_KEY, "")), metadata.get(TOKEN_KEY, ""))
+    return Caller(Credential(key, metadata.get(NAMESPACE_KEY, "")))
 
 
-def require_sidecar(caller: Caller, token: str) -> None:
+def require_sidecar(context: Any, token: str) -> None:
     """Errors: DeniedError unless the caller shows the sidecars' token."""
-    _check_token(caller.sidecar_token, token)
-
-
-def _check_token(shown: str, token: str) -> None:
-    if not token or not hmac.compare_digest(shown.encode(), token.encode()):
+    if not token or not hmac.compare_digest(_shown_by(context).encode(), token.encode()):
         raise DeniedError("sidecar_only", "this service answers sidecars only")
 
 
@@ -63,7 +58,7 @@ def sidecars_rpc(method: Callable[[Any, Any], Awaitable[Any]]) -> Callable[[Any,
     @functools.wraps(method)
     async def handler(self: Any, request: Any, context: Any) -> Any:
         try:
-            _check_token(_shown_by(context), self.token)
+            require_sidecar(context, self.token)
             return await method(self, request)
         except Exception as error:  # noqa: BLE001 - whatever it is, the caller is told that it failed
             await _fail(context, method.__qualname__, error)

@@ -5,13 +5,13 @@ import re
 from interlock.governance.errors import InvalidRequestError
 from interlock.governance.v1 import governance_pb2, runs_pb2_grpc
 from interlock.governance.v1 import runs_pb2 as pb
-from interlock.policy.authorizing import Authorizer, ToolChanged
+from interlock.policy.authorizing import Authorizer
 from interlock.policy.run_dispatch import Assignment, RunDispatch
 from interlock.policy.run_grants import grant_of, holding_of
 from interlock.policy.run_plan import MAX_ACTIONS, MAX_RESULT_BYTES
 from interlock.policy.run_ports import Assumed, Foresight
 from interlock.policy.services.messages import authorize_response, question_of
-from interlock.policy.services.rpc import Caller, require_sidecar, rpc
+from interlock.policy.services.rpc import sidecars_rpc
 
 MAX_ERROR_CODE = 128
 _WORKER = re.compile(r"[A-Za-z0-9_-]{1,64}", re.ASCII)
@@ -24,25 +24,22 @@ class RunWorkService(runs_pb2_grpc.RunWorkServicer):
         self._dispatch = dispatch
         self._authorizer = authorizer
         self._foresight = foresight
-        self._token = token
+        self.token = token
 
-    @rpc
-    async def TakeRun(self, request: pb.TakeRunRequest, caller: Caller) -> pb.TakeRunResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+    @sidecars_rpc
+    async def TakeRun(self, request: pb.TakeRunRequest) -> pb.TakeRunResponse:  # noqa: N802 - the contract's name
         if not _WORKER.fullmatch(request.worker):
             raise InvalidRequestError("invalid_request", "a worker is named by 1-64 of A-Z a-z 0-9 _ -", field="worker")
         taken = await self._dispatch.take(request.worker, request.wait_ms)
         return pb.TakeRunResponse(run=_run_message(taken, self._dispatch.lease_ms) if taken else None)
 
-    @rpc
-    async def RenewRun(self, request: pb.HeldRun, caller: Caller) -> pb.HeldRun:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+    @sidecars_rpc
+    async def RenewRun(self, request: pb.HeldRun) -> pb.HeldRun:  # noqa: N802 - the contract's name
         await self._dispatch.renew(holding_of(request.grant))
         return request
 
-    @rpc
-    async def CheckpointAction(self, request: pb.CheckpointActionRequest, caller: Caller) -> pb.HeldRun:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+    @sidecars_rpc
+    async def CheckpointAction(self, request: pb.CheckpointActionRequest) -> pb.HeldRun:  # noqa: N802 - the contract's name
         if not 0 <= request.index < MAX_ACTIONS:
             raise InvalidRequestError("invalid_request", "there is no such action", field="index")
         if len(request.outcome) > MAX_RESULT_BYTES:
@@ -50,34 +47,24 @@ class RunWorkService(runs_pb2_grpc.RunWorkServicer):
         await self._dispatch.checkpoint(holding_of(request.grant), request.index, request.outcome)
         return pb.HeldRun(grant=request.grant)
 
-    @rpc
-    async def FinishRun(self, request: pb.FinishRunRequest, caller: Caller) -> pb.FinishRunResponse:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+    @sidecars_rpc
+    async def FinishRun(self, request: pb.FinishRunRequest) -> pb.FinishRunResponse:  # noqa: N802 - the contract's name
         if len(request.error_code) > MAX_ERROR_CODE:
             raise InvalidRequestError("invalid_request", "an error_code has at most 128 characters", field="error_code")
         await self._dispatch.finish(holding_of(request.grant), request.error_code)
         return pb.FinishRunResponse()
 
-    @rpc
-    async def ReturnRun(self, request: pb.HeldRun, caller: Caller) -> pb.HeldRun:  # noqa: N802 - the contract's name
-        require_sidecar(caller, self._token)
+    @sidecars_rpc
+    async def ReturnRun(self, request: pb.HeldRun) -> pb.HeldRun:  # noqa: N802 - the contract's name
         await self._dispatch.give_back(holding_of(request.grant))
         return request
 
-    @rpc
+    @sidecars_rpc
     async def ForeseeAction(  # noqa: N802 - the contract's name
-        self, request: pb.ForeseeActionRequest, caller: Caller
+        self, request: pb.ForeseeActionRequest
     ) -> governance_pb2.AuthorizeResponse:
-        require_sidecar(caller, self._token)
         assumed = Assumed(request.actions, request.tool_calls, request.spend_micros)
         foreseen = await self._authorizer.foresee(question_of(request.call), assumed, self._foresight)
-        if isinstance(foreseen, ToolChanged):
-            return governance_pb2.AuthorizeResponse(
-                verdict=governance_pb2.VERDICT_TOOL_CHANGED,
-                reason="tool_changed",
-                namespace=foreseen.scope.namespace,
-                agent_id=foreseen.scope.agent_id,
-            )
         return authorize_response(foreseen)
 
 

@@ -2,15 +2,15 @@
 
 import structlog
 
-from interlock.governance.errors import InvalidRequestError
 from interlock.governance.ids import new_id
 from interlock.governance.v1 import timeline_pb2 as pb
 from interlock.governance.v1 import timeline_pb2_grpc
 from interlock.policy import access, timelines
+from interlock.policy.fields import require
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import ATTEMPT_ID, TOOL_NAME
 from interlock.policy.services.paging import limit_of, offset_of
-from interlock.policy.services.rpc import Caller, require_sidecar, rpc
+from interlock.policy.services.rpc import Caller, rpc, sidecars_rpc
 from interlock.policy.timeline_ports import Timeline, TimelineEvent
 
 log = structlog.get_logger(__name__)
@@ -28,7 +28,7 @@ class TimelinesService(timeline_pb2_grpc.TimelinesServicer):
     def __init__(self, timeline: Timeline, knowledge: Knowledge, token: str) -> None:
         self._timeline = timeline
         self._knowledge = knowledge
-        self._token = token
+        self.token = token
 
     @rpc
     async def PostEvent(self, request: pb.PostEventRequest, caller: Caller) -> pb.PostEventResponse:  # noqa: N802 - the contract's name
@@ -76,20 +76,13 @@ class TimelinesService(timeline_pb2_grpc.TimelinesServicer):
         runs = [pb.RunSummary(run_id=run.run_id, events=run.events, last=event_message(run.last)) for run in found]
         return pb.ListRunsResponse(total=total, runs=runs)
 
-    @rpc
-    async def RecordUnknownTool(  # noqa: N802 - the contract's name
-        self, request: pb.RecordUnknownToolRequest, caller: Caller
-    ) -> pb.RecordUnknownToolResponse:
-        require_sidecar(caller, self._token)
+    @sidecars_rpc
+    async def RecordUnknownTool(self, request: pb.RecordUnknownToolRequest) -> pb.RecordUnknownToolResponse:  # noqa: N802 - the contract's name
         scope = access.acting_agent(
             (await self._knowledge.identify(request.credential, of_run=True)).identity, request.agent_id
         )
-        for name, wrong in (
-            ("tool", not TOOL_NAME.fullmatch(request.tool)),
-            ("attempt_id", not ATTEMPT_ID.fullmatch(request.attempt_id)),
-        ):
-            if wrong:
-                raise InvalidRequestError("invalid_request", f"{name} is not valid", field=name)
+        require("tool", TOOL_NAME.fullmatch(request.tool) is not None)
+        require("attempt_id", ATTEMPT_ID.fullmatch(request.attempt_id) is not None)
         timelines.check_run_id(request.run_id)
         begun, _ = await self._timeline.of_run(scope.namespace, scope.agent_id, request.run_id, offset=0, limit=1)
         for event in timelines.of_unknown_tool(
