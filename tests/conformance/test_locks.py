@@ -46,7 +46,7 @@ async def run_out(raw: Redis, key: str = "job") -> None:
 
 
 async def month_of(store: Store) -> str:
-    return (await store.quotas.month("acme")).month
+    return (await store.accounts.month("acme")).month
 
 
 async def test_of_1000_callers_at_once_one_locks_the_key(store: Store) -> None:
@@ -98,7 +98,7 @@ async def test_leases_and_calls_share_the_runs_of_a_plan_that_limits_them(store:
     assert (await store.locks.acquire(wanted("one", limit=2))).used == 2
     assert (await store.locks.acquire(wanted("two", limit=2))).word == "EXHAUSTED"
     assert not (await store.quotas.reserve_run(OWNER, "another", 2)).granted
-    assert (await store.quotas.month("acme")).reserved == 2
+    assert (await store.accounts.month("acme")).reserved == 2
 
 
 async def test_the_month_and_the_12_before_it_are_kept(store: Store, raw: Redis) -> None:

@@ -4,9 +4,9 @@ Extension attributes: `sequence` (of the spec's own extension, here the agent's 
 text sorts as numbers do), `previoushash` and `hash`. `data` holds digests and names, never arguments or secrets.
 """
 
-from datetime import UTC, datetime
 from typing import Any
 
+from interlock.governance.times import rfc3339
 from interlock.policy.model import Event
 
 CONTENT_TYPE = "application/json"
@@ -32,7 +32,7 @@ def identified(namespace: str, agent_id: str, seq: int, at_ms: int) -> dict[str,
         "specversion": "1.0",
         "source": f"/interlock/{namespace}",
         "subject": agent_id,
-        "time": _rfc3339(at_ms),
+        "time": rfc3339(at_ms),
         "sequence": f"{seq:0{SEQUENCE_DIGITS}}",
     }
 
@@ -47,7 +47,3 @@ def _data(event: Event) -> dict[str, Any]:
         "facts": dict(event.facts),
     }
     return {name: value for name, value in told.items() if value not in ("", {})}
-
-
-def _rfc3339(unix_ms: int) -> str:
-    return datetime.fromtimestamp(unix_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")

@@ -64,6 +64,10 @@ class MonthCounts:
     polls: int
     reserved: int
 
+    def runs(self, *, limited: bool) -> int:
+        """Those that are used. What a limit is held to is counted with it; without one, what was charged of each."""
+        return self.reserved if limited else self.leases.charged + self.calls.charged
+
 
 class Accounts(Protocol):
     """What namespaces want, and what they have used."""

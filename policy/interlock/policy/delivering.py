@@ -15,6 +15,7 @@ import structlog
 from interlock.governance.errors import InterlockError
 from interlock.governance.letters import Mail, Post, Sent
 from interlock.governance.tasks import end
+from interlock.governance.times import rfc3339
 from interlock.policy.alert_ports import AlertRecorder, Courier, Destination, Due, Outbox
 from interlock.policy.alert_settings import AlertSettings
 from interlock.policy.alerts import Alert, Channel, Delivery, DeliveryState
@@ -131,7 +132,7 @@ def pause_ms(tries: int, settings: AlertSettings) -> int:
 def body_of(alert: Alert) -> bytes:
     """What is posted: https://www.standardwebhooks.com has `type`, `timestamp` and `data`."""
     return json.dumps(
-        {"type": f"alert.{alert.kind}", "timestamp": _rfc3339(alert.raised_at_ms), "data": _data(alert)},
+        {"type": f"alert.{alert.kind}", "timestamp": rfc3339(alert.raised_at_ms), "data": _data(alert)},
         separators=(",", ":"),
     ).encode()
 
@@ -157,14 +158,10 @@ def _data(alert: Alert) -> dict[str, object]:
         "tool": alert.tool or None,
         "reason": alert.reason,
         "count": alert.count,
-        "first_at": _rfc3339(alert.first_at_ms),
-        "last_at": _rfc3339(alert.last_at_ms),
+        "first_at": rfc3339(alert.first_at_ms),
+        "last_at": rfc3339(alert.last_at_ms),
         "facts": dict(alert.facts),
     }
-
-
-def _rfc3339(at_ms: int) -> str:
-    return datetime.fromtimestamp(at_ms / 1000, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _now_ms() -> int:

@@ -84,17 +84,21 @@ from interlock.policy.watching import Surroundings, Watcher
 log = structlog.get_logger(__name__)
 
 HEALTH_INTERVAL_S = 0.5
-SERVICES: tuple[descriptor.ServiceDescriptor, ...] = (
-    *governance_pb2.DESCRIPTOR.services_by_name.values(),
-    *admin_pb2.DESCRIPTOR.services_by_name.values(),
-    *configuration_pb2.DESCRIPTOR.services_by_name.values(),
-    *namespaces_pb2.DESCRIPTOR.services_by_name.values(),
-    *account_pb2.DESCRIPTOR.services_by_name.values(),
-    *timeline_pb2.DESCRIPTOR.services_by_name.values(),
-    *figures_pb2.DESCRIPTOR.services_by_name.values(),
-    *locks_pb2.DESCRIPTOR.services_by_name.values(),
-    *alerts_pb2.DESCRIPTOR.services_by_name.values(),
-    *runs_pb2.DESCRIPTOR.services_by_name.values(),
+SERVICES: tuple[descriptor.ServiceDescriptor, ...] = tuple(
+    service
+    for contract in (
+        governance_pb2,
+        admin_pb2,
+        configuration_pb2,
+        namespaces_pb2,
+        account_pb2,
+        timeline_pb2,
+        figures_pb2,
+        locks_pb2,
+        alerts_pb2,
+        runs_pb2,
+    )
+    for service in contract.DESCRIPTOR.services_by_name.values()
 )
 
 
@@ -167,7 +171,6 @@ class Engine:
         self._held = store.held
         token = settings.sidecar_token.get_secret_value() if settings.sidecar_token else ""
         allow = settings.default_policy == "allow"
-        self._quotas = store.quotas
         self._accounts = store.accounts
         self._timelines = TimelinesService(store.timeline, self._knowledge, token)
         self._figures = FiguresService(store.figures, self._directory, self._knowledge, self._plans)
@@ -228,7 +231,7 @@ class Engine:
             AuditService(directory, ledger, self._trails, knowledge, self._following), server
         )
         configuration_pb2_grpc.add_ConfigurationServicer_to_server(self._configuration, server)
-        namespaces = NamespacesService(directory, knowledge, self._plans, self._quotas)
+        namespaces = NamespacesService(directory, knowledge, self._plans, self._accounts)
         namespaces_pb2_grpc.add_NamespacesServicer_to_server(namespaces, server)
         account = AccountService(self._accounts, knowledge, self._plans)
         account_pb2_grpc.add_AccountServicer_to_server(account, server)

@@ -237,20 +237,6 @@ class RunReservation:
     at_ms: int
 
 
-@dataclass(frozen=True, slots=True)
-class MonthUsage:
-    """A month (YYYY-MM, UTC) as it was at a time (unix ms).
-
-    `reserved` are its runs as a plan with a limit counts them; `let_through` the calls that the agents have counted and
-    the leases that were acquired, under whatever plan.
-    """
-
-    month: str
-    at_ms: int
-    reserved: int
-    let_through: int
-
-
 class Quotas(Protocol):
     """What namespaces use of what their plans limit."""
 
@@ -263,8 +249,8 @@ class Quotas(Protocol):
     async def use_run(self, scope: Scope, attempt_id: str) -> None:
         """It will not be given back any more."""
 
-    async def month(self, namespace: str) -> MonthUsage:
-        """The running one."""
+    async def used_runs(self, namespace: str) -> int:
+        """Runs of the running month, as a plan with a limit counts them."""
 
 
 class Directory(Protocol):

@@ -61,7 +61,7 @@ class Runs:
         """Whether there would be no run left, were so many more used."""
         if plan.runs_per_month is None:
             return False
-        return (await self._quotas.month(scope.namespace)).reserved + assumed >= plan.runs_per_month
+        return await self._quotas.used_runs(scope.namespace) + assumed >= plan.runs_per_month
 
     async def release(self, scope: Scope, attempt_id: str) -> None:
         """The attempt was not let through after all."""

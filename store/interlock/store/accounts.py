@@ -1,7 +1,6 @@
 """What namespaces want to be told of, and what they have used: the Accounts port."""
 
 from collections.abc import Sequence
-from datetime import UTC, datetime
 
 from interlock.policy.account_ports import KindCounts, MonthCounts, NotificationChanges, Notifications
 from interlock.policy.model import Scope
@@ -24,7 +23,7 @@ class RedisAccounts:
         agents = keys.of_namespace(namespace, "agents")
         time_reply, members = await self._redis.ask("usage", ("TIME",), ("ZRANGE", agents, 0, -1))
         at_ms = unix_ms(time_reply)
-        month = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
+        month = keys.month_of(at_ms)
         fields = (*(f"{name}:{month}" for name in COUNTED), month)
         by_agent = (f"m:{month}", f"m:{month}:b", f"m:{month}:r")
         scopes = [Scope(namespace, member.decode()) for member in members]

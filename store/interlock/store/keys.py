@@ -83,6 +83,7 @@ The upper-case tag can be no namespace's.
 """
 
 import hashlib
+from datetime import UTC, datetime
 from functools import lru_cache
 
 from interlock.policy.model import Scope
@@ -146,6 +147,11 @@ def trail(scope: Scope) -> list[str]:
 def windows(scope: Scope) -> list[str]:
     """Minutes, hours, days: the order in which every script takes them."""
     return [of_agent(scope, part) for part in _WINDOWS]
+
+
+def month_of(at_ms: int) -> str:
+    """The UTC month of a time (unix ms), as what is counted by months is named by it: include/month.lua."""
+    return datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
 
 
 def of_run(run_id: str) -> str:

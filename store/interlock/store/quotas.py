@@ -1,9 +1,7 @@
 """What namespaces use of what their plans limit: the Quotas port."""
 
-from datetime import UTC, datetime
-
 from interlock.policy.model import Scope
-from interlock.policy.ports import MonthUsage, RunReservation
+from interlock.policy.ports import RunReservation
 from interlock.store import keys
 from interlock.store.connection import Connection
 from interlock.store.replies import unix_ms
@@ -30,20 +28,11 @@ class RedisQuotas:
         _, run = _run_keys(scope, attempt_id)
         await self._redis.ask("use_run", ("SET", run, "used", "XX", "PX", USED_TTL_MS))
 
-    async def month(self, namespace: str) -> MonthUsage:
-        agents = keys.of_namespace(namespace, "agents")
-        time_reply, members = await self._redis.ask("month", ("TIME",), ("ZRANGE", agents, 0, -1))
-        at_ms = unix_ms(time_reply)
-        month = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y-%m")
-        scopes = [Scope(namespace, member.decode()) for member in members]
-        usage = keys.of_namespace(namespace, "usage")
-        reserved, *counted = await self._redis.ask(
-            "month",
-            ("HGET", usage, month),
-            ("HGET", usage, f"leases:{month}"),
-            *(("HGET", keys.of_agent(scope, "days"), f"m:{month}") for scope in scopes),
-        )
-        return MonthUsage(month, at_ms, int(reserved or 0), sum(int(count or 0) for count in counted))
+    async def used_runs(self, namespace: str) -> int:
+        (time_reply,) = await self._redis.ask("used_runs", ("TIME",))
+        month = keys.month_of(unix_ms(time_reply))
+        (used,) = await self._redis.ask("used_runs", ("HGET", keys.of_namespace(namespace, "usage"), month))
+        return int(used or 0)
 
 
 def _run_keys(scope: Scope, attempt_id: str) -> list[str]:

@@ -63,8 +63,7 @@ class AccountService(account_pb2_grpc.AccountServicer):
 
 
 def usage_message(plan: Plan, counts: MonthCounts) -> pb.AccountUsage:
-    """What a limit is held to is counted with it; without one, what was charged of each."""
-    limited, leases, calls = plan.runs_per_month is not None, counts.leases, counts.calls
+    leases, calls = counts.leases, counts.calls
     return pb.AccountUsage(
         plan=plan.name,
         month=counts.month,
@@ -76,7 +75,7 @@ def usage_message(plan: Plan, counts: MonthCounts) -> pb.AccountUsage:
             blocked=counts.make.blocked,
         ),
         ai=pb.KindUsage(
-            usage=counts.reserved if limited else leases.charged + calls.charged,
+            usage=counts.runs(limited=plan.runs_per_month is not None),
             limit=plan.runs_per_month,
             requests=leases.requests + calls.requests,
             blocked=leases.blocked + calls.blocked,

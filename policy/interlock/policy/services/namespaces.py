@@ -9,10 +9,11 @@ from interlock.governance.errors import ConflictError, InvalidRequestError, NotF
 from interlock.governance.v1 import admin_pb2, namespaces_pb2_grpc
 from interlock.governance.v1 import namespaces_pb2 as pb
 from interlock.policy import access, policies
+from interlock.policy.account_ports import Accounts
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import DEFAULT_NAMESPACE, TOOL_NAME, DefaultPolicy, DefaultRule, Identity, Namespace, Role
 from interlock.policy.plans import Plan, Plans
-from interlock.policy.ports import Directory, Quotas
+from interlock.policy.ports import Directory
 from interlock.policy.runs import month_end_ms
 from interlock.policy.services.messages import event_message, policy_message, policy_of
 from interlock.policy.services.paging import after_of, limit_of
@@ -29,9 +30,9 @@ DEFAULT_LISTED = 100
 class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
     """Namespaces, and what holds in each."""
 
-    def __init__(self, directory: Directory, knowledge: Knowledge, plans: Plans, quotas: Quotas) -> None:
+    def __init__(self, directory: Directory, knowledge: Knowledge, plans: Plans, accounts: Accounts) -> None:
         self._directory = directory
-        self._quotas = quotas
+        self._accounts = accounts
         self._knowledge = knowledge
         self._plans = plans
 
@@ -47,9 +48,9 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
                 raise ConflictError("namespace_deleted", message)
             facts = {"plan_before": was.plan, "default_policy_before": was.default_policy.rule} if was.revision else {}
             wanted = changed(was, request)
-            used = await self._quotas.month(name)
+            used = await self._accounts.month(name)
             put = await self._directory.put_namespace(
-                wanted, used.month, used.let_through, facts=_facts(identity, wanted, was, **facts)
+                wanted, used.month, used.runs(limited=False), facts=_facts(identity, wanted, was, **facts)
             )
             if put is not None:
                 self._changed("namespace.put", identity, put)
@@ -139,12 +140,11 @@ class NamespacesService(namespaces_pb2_grpc.NamespacesServicer):
 
     async def _with_usage(self, namespace: Namespace) -> pb.Namespace:
         shown = self._shown(namespace)
-        used = await self._quotas.month(namespace.name)
-        # What a limit is held to is counted with it; without one, agents count, and a run that waits is no run.
+        used = await self._accounts.month(namespace.name)
         shown.usage.CopyFrom(
             pb.Usage(
                 month=used.month,
-                runs=used.reserved if shown.plan.HasField("runs_per_month") else used.let_through,
+                runs=used.runs(limited=shown.plan.HasField("runs_per_month")),
                 month_resets_in_ms=month_end_ms(used.at_ms) - used.at_ms,
                 tools=len((await self._knowledge.up_to_date(namespace.name)).tools),
             )

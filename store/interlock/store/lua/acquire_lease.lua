@@ -38,7 +38,7 @@ local function answer(word, lease_id, charged, took_over)
 end
 
 -- Of a run its worker is the holder: who began it is never given that lease by asking for one.
-local mine = lease and runs(lease, now) and redis.call('HGET', KEYS[1], 'kind') == ARGV[10] and
+local mine = lease and runs(lease, now) and lease.kind == ARGV[10] and
   (lease.lease_id == ARGV[3] or ARGV[4] ~= '' and lease.attempt == ARGV[4])
 if mine and ARGV[2] == '' then return answer('ACQUIRED', lease.lease_id, '1') end
 count(usage, 'requests:ai', month, 1)

@@ -9,9 +9,9 @@
 -- include: clock
 -- include: lease
 -- include: queue
-local token, entry, worker = unpack(redis.call('HMGET', KEYS[2], 'token', 'entry', 'worker'))
-if not token or token == '' or token ~= ARGV[1] then return 0 end
-local at = { key = KEYS[1], lease_id = token, version = '', channel = ARGV[6], name = ARGV[7],
+local entry, worker = held_by(KEYS[2], ARGV[1])
+if not entry then return 0 end
+local at = { key = KEYS[1], lease_id = ARGV[1], version = '', channel = ARGV[6], name = ARGV[7],
   failures = KEYS[5] }
 local word = settle(at, clock(KEYS[4]), ARGV[2], '', { 'result', ARGV[3], 'result_hash', ARGV[4], 'error_code', ARGV[5] })
 if word[1] ~= 'DONE' then return 0 end

@@ -6,13 +6,14 @@
 -- Atomic because who was taken over must not write beside who took over.
 --
 -- include: clock
-local token, entry, worker = unpack(redis.call('HMGET', KEYS[2], 'token', 'entry', 'worker'))
-if not token or token == '' or token ~= ARGV[1] then return 0 end
+-- include: queue
+local entry, worker = held_by(KEYS[2], ARGV[1])
+if not entry then return 0 end
 local ends = int(wall_ms() + tonumber(ARGV[2]))
 redis.call('HSET', KEYS[2], 'until', ends)
 redis.call('HSET', KEYS[1], 'expires_at_ms', ends)
 -- The queue counts from here when it asks whether the worker is still there.
-redis.call('XCLAIM', KEYS[3], 'workers', worker, 0, entry, 'JUSTID')
+redis.call('XCLAIM', KEYS[3], WORKERS, worker, 0, entry, 'JUSTID')
 if ARGV[3] ~= '' and redis.call('HSETNX', KEYS[2], 'outcome:' .. ARGV[3], ARGV[4]) == 1 then
   redis.call('HSET', KEYS[2], 'done', int(tonumber(ARGV[3]) + 1), 'lost', '0')
   redis.call('HINCRBY', KEYS[2], 'kept', #ARGV[4])

@@ -6,16 +6,18 @@
 -- ARGV  1 worker  2 lease_ms
 -- Returns  {entry, run, how many entries stand in the queue}; without an entry both are empty
 -- Atomic because an entry is given to one worker.
-local GROUP, SCANS = 'workers', 10
+--
+-- include: queue
+local SCANS = 10
 if redis.call('EXISTS', KEYS[1]) == 0 then return { '', '', 0 } end
 local found, from = nil, '0-0'
 for _ = 1, SCANS do
-  local claimed = redis.call('XAUTOCLAIM', KEYS[1], GROUP, ARGV[1], ARGV[2], from, 'COUNT', 1)
+  local claimed = redis.call('XAUTOCLAIM', KEYS[1], WORKERS, ARGV[1], ARGV[2], from, 'COUNT', 1)
   from, found = claimed[1], claimed[2][1]
   if found or from == '0-0' then break end
 end
 if not found then
-  local read = redis.call('XREADGROUP', 'GROUP', GROUP, ARGV[1], 'COUNT', 1, 'STREAMS', KEYS[1], '>')
+  local read = redis.call('XREADGROUP', 'GROUP', WORKERS, ARGV[1], 'COUNT', 1, 'STREAMS', KEYS[1], '>')
   found = read and read[1][2][1]
 end
 local entries = redis.call('XLEN', KEYS[1])

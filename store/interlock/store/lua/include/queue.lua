@@ -17,6 +17,12 @@ local function unqueue(queue, entry)
   if redis.call('XLEN', queue) == 0 then redis.call('DEL', queue) end
 end
 
+-- The entry of a run and its worker; nil if the token is not, or no longer, the one that the run is held by.
+local function held_by(work, shown)
+  local token, entry, worker = unpack(redis.call('HMGET', work, 'token', 'entry', 'worker'))
+  if token and token ~= '' and token == shown then return entry, worker end
+end
+
 -- Forgets a worker that the group knows no entry of: its name would stay for ever.
 local function forget_worker(queue, worker)
   if redis.call('EXISTS', queue) == 0 or worker == '' then return end
