@@ -83,8 +83,9 @@ class Watcher:
     async def look(self, check: Callable[[], None]) -> None:
         """Looks at every agent once; `check` raises when this engine watches no longer. Errors: UnavailableError."""
         self._since_ms = self._since_ms or await self._watch.since_ms()
+        now_ms = await self._watch.now_ms()
         for namespace in await self._around.trails.namespaces():
-            await self._meet(namespace, await self._watch.now_ms())
+            await self._meet(namespace, now_ms)
         behind = [*self._seqs]
         for _ in range(LOOKS_AT_WHO_IS_BEHIND):
             lookers, behind = behind, []

@@ -30,6 +30,7 @@ class Metrics:
 
     def __init__(self, *, label_agents: bool = False) -> None:
         """`label_agents` gives every agent its own series of decisions: only where agents are few."""
+        # Long, and a list: each metric with its name, its text and its labels.
         self._label_agents = label_agents
         self._registry = registry = CollectorRegistry()
         labels = ("verdict", "reason", "tool", "agent")

@@ -3,7 +3,9 @@
 import asyncio
 import json
 import secrets
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
+from functools import partial
 from hashlib import sha256
 from typing import Any
 
@@ -74,13 +76,7 @@ class Actions:
 
         Errors: RunLostError; UnavailableError `draining`.
         """
-        tries = 0
-        while True:
-            try:
-                return await self._try(run, index)
-            except NotDecidedError:
-                tries += 1
-                await asyncio.sleep(full_jitter(tries))
+        return await _until_decided(partial(self._try, run, index))
 
     async def _try(self, run: runs_pb2.Run, index: int) -> Outcome:
         """Errors: NotDecidedError, RunLostError, `draining`."""
@@ -117,13 +113,7 @@ class Foresight:
 
     async def act(self, run: runs_pb2.Run, index: int) -> Outcome:
         """Errors: as `Actions.act`; each verdict is told, and none ends the run."""
-        tries = 0
-        while True:
-            try:
-                return replace(await self._try(run, index), error_code="")
-            except NotDecidedError:
-                tries += 1
-                await asyncio.sleep(full_jitter(tries))
+        return replace(await _until_decided(partial(self._try, run, index)), error_code="")
 
     async def _try(self, run: runs_pb2.Run, index: int) -> Outcome:
         ask = ask_of(run, index)
@@ -170,6 +160,16 @@ class Foresight:
             self._used.actions += 1
             self._used.spend_micros += verdict.charged_micros
             self._used.tool_calls[tool] = self._used.tool_calls.get(tool, 0) + 1
+
+
+async def _until_decided(attempt: Callable[[], Awaitable[Outcome]]) -> Outcome:
+    tries = 0
+    while True:
+        try:
+            return await attempt()
+        except NotDecidedError:
+            tries += 1
+            await asyncio.sleep(full_jitter(tries))
 
 
 def ask_of(run: runs_pb2.Run, index: int) -> Ask:

@@ -94,7 +94,7 @@ def start_of(body: bytes) -> pb.StartRunRequest | None:
     try:
         run = KeyedRunBody.model_validate(value)
     except ValidationError as error:
-        raise _invalid(error, "body") from None
+        raise invalid_run(error, "body") from None
     source = strict_json.member_source(body.decode(), "metadata") if run.metadata is not None else ""
     if len(source.encode()) > MAX_METADATA_BYTES:
         raise InvalidFieldsError([InvalidField("too_long", ("body", "metadata"), "metadata has at most 256 KiB")])
@@ -109,8 +109,7 @@ def start_of(body: bytes) -> pb.StartRunRequest | None:
 
 def default_run_id(key: str) -> str:
     """The key, where it can name a timeline."""
-    fits = len(key.encode()) <= MAX_RUN_ID_BYTES and key.isprintable()
-    return key if fits else f"run-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
+    return key if names_a_timeline(key) else f"run-{hashlib.sha256(key.encode()).hexdigest()[:32]}"
 
 
 def _plan(asked: pb.StartRunRequest, metadata: dict[str, Any], source: str) -> None:
@@ -118,8 +117,8 @@ def _plan(asked: pb.StartRunRequest, metadata: dict[str, Any], source: str) -> N
     try:
         planned = ActionsMetadata.model_validate(metadata)
     except ValidationError as error:
-        raise _invalid(error, "body", "metadata") from None
-    if planned.run_id and not _names_a_timeline(planned.run_id):
+        raise invalid_run(error, "body", "metadata") from None
+    if planned.run_id and not names_a_timeline(planned.run_id):
         place = ("body", "metadata", "run_id")
         raise InvalidFieldsError([InvalidField("run_id", place, "run_id is 1-256 bytes of printable text")])
     asked.agent_id, asked.run_id, asked.dry_run = planned.agent_id or "", planned.run_id or "", planned.dry_run
@@ -134,11 +133,12 @@ def _name(asked: pb.StartRunRequest, metadata: dict[str, Any]) -> None:
     """What a run without actions may say of itself; to its caller, who may do it, the metadata is whatever it is."""
     agent_id, run_id, dry_run = (metadata.get(name) for name in ("agent_id", "run_id", "dry_run"))
     asked.agent_id = agent_id if isinstance(agent_id, str) else ""
-    asked.run_id = run_id if isinstance(run_id, str) and _names_a_timeline(run_id) else ""
+    asked.run_id = run_id if isinstance(run_id, str) and names_a_timeline(run_id) else ""
     asked.dry_run = dry_run is True
 
 
-def _names_a_timeline(run_id: str) -> bool:
+def names_a_timeline(run_id: str) -> bool:
+    """Whether a text can: 1-256 bytes of it, printable."""
     return 1 <= len(run_id.encode()) <= MAX_RUN_ID_BYTES and run_id.isprintable()
 
 
@@ -149,7 +149,7 @@ def _placed(error: InterlockError) -> InterlockError:
     return error
 
 
-def _invalid(error: ValidationError, *place: str) -> InvalidFieldsError:
+def invalid_run(error: ValidationError, *place: str) -> InvalidFieldsError:
     """Pydantic's findings. Values are left out of them: arguments are nobody's business but the tool's."""
     findings = error.errors(include_url=False, include_context=False, include_input=False)
     return InvalidFieldsError(

@@ -26,7 +26,7 @@ from interlock.proxy.pipeline import Pipeline
 from interlock.proxy.plain_lane import PlainAgent
 from interlock.proxy.problems import MESSAGES, problem_of_lost_answer, problem_of_verdict, standing_fields
 from interlock.proxy.request_errors import ToolIsGrpcError
-from interlock.proxy.run_keyed import KeyedRuns
+from interlock.proxy.run_keyed import KeyedRuns, invalid_run, names_a_timeline
 from interlock.proxy.stages.intercept import RequestFields
 
 log = structlog.get_logger()
@@ -34,7 +34,6 @@ log = structlog.get_logger()
 PATH = "/v1/ai/run"
 TRACE_HEADERS = frozenset({"traceparent", "tracestate", "baggage"})
 JSON_CONTENT_TYPE = "application/json"
-MAX_RUN_ID_BYTES = 256
 
 
 class RunBody(Body):
@@ -125,7 +124,7 @@ def _run_of(body: bytes) -> tuple[RunBody, bytes]:
     try:
         run = RunBody.model_validate(value)
     except ValidationError as error:
-        raise _invalid(error) from None
+        raise invalid_run(error, "body") from None
     return run, strict_json.member_source(body.decode(), "args").encode()
 
 
@@ -140,18 +139,9 @@ def _check_mode(value: object) -> None:
         raise InvalidFieldsError([InvalidField("one_mode", ["body"], message)])
 
 
-def _invalid(error: ValidationError) -> InvalidFieldsError:
-    """Pydantic's findings. Values are left out of them: arguments are nobody's business but the tool's."""
-    findings = error.errors(include_url=False, include_context=False, include_input=False)
-    return InvalidFieldsError(
-        [InvalidField(found["type"], ("body", *found["loc"]), found["msg"]) for found in findings]
-    )
-
-
 def _run_id(value: object) -> str:
     """The `run_id` argument if it can name a timeline."""
-    fits = isinstance(value, str) and len(value.encode()) <= MAX_RUN_ID_BYTES and value.isprintable()
-    return str(value) if fits else ""
+    return value if isinstance(value, str) and names_a_timeline(value) else ""
 
 
 def _compact(value: object) -> bytes:

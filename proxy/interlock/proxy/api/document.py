@@ -145,11 +145,14 @@ def document() -> Json:
 
 
 def document_route() -> web.RouteDef:
-    """`GET /openapi.json`: public, for it says nothing that the source does not."""
-    body = json.dumps(document(), ensure_ascii=False).encode()
+    """`GET /openapi.json`: public, for it says nothing that the source does not. Made when it is asked for first."""
+
+    @cache
+    def body() -> bytes:
+        return json.dumps(document(), ensure_ascii=False).encode()
 
     async def show(_: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="application/json", charset="utf-8")
+        return web.Response(body=body(), content_type="application/json", charset="utf-8")
 
     return web.get(PATH, show, allow_head=False)
 

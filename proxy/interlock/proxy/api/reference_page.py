@@ -8,6 +8,7 @@ import base64
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from functools import cache
 from html import escape
 from typing import Any
 
@@ -47,11 +48,14 @@ Json = dict[str, Any]
 
 
 def page_route() -> web.RouteDef:
-    """`GET /api` on the admin listener."""
-    body = page(document()).encode()
+    """`GET /api` on the admin listener. The page is made when it is asked for first."""
+
+    @cache
+    def body() -> bytes:
+        return page(document()).encode()
 
     async def show(_: web.Request) -> web.Response:
-        return web.Response(body=body, content_type="text/html", charset="utf-8", headers=HEADERS)
+        return web.Response(body=body(), content_type="text/html", charset="utf-8", headers=HEADERS)
 
     return web.get(PATH, show)
 
