@@ -16,9 +16,14 @@ from bench.processes import cpu_seconds
 
 QUIET_WITHIN_S = 15
 QUIET_FOR_S = 0.03
-HEALTH_CHECK = "check"
-WATCH = "take_held"
-"""A script that an engine runs every second, calls or none: it looks for calls that nobody settled."""
+OWN_SCRIPTS = frozenset(
+    ("take_held", "take_queues", "schedule_queue", "take_deliveries", "lead", "raise_alerts", "note_anomaly", "unfold")
+)
+"""What an engine runs by itself, calls or none: it looks for calls that nobody settled, for runs, and for alerts."""
+OWN_QUESTIONS = frozenset(
+    ("check", "watch", "namespaces", "agents", "follow", "standings", "notifications", "alerting")
+)
+"""And what else it asks Redis for that, and for its own health."""
 
 # Histograms of the sidecar: where a call spends its time.
 STEPS = {
@@ -54,12 +59,12 @@ class Figures:
 
     @property
     def scripts_run(self) -> int:
-        """EVALSHA, as Redis itself has counted, but for the engine's watch."""
-        return int(self.of("evalsha") - self.of("watched"))
+        """EVALSHA, as Redis itself has counted, but for what the engine runs by itself."""
+        return int(self.of("evalsha") - self.of("own scripts"))
 
     @property
     def asked_of_redis(self) -> int:
-        """Round trips of every kind, as the engine has counted, but for its health check's and its watch's."""
+        """Round trips of every kind, as the engine has counted, but for its own."""
         return int(self.of("asked of redis"))
 
     def mean_us(self, step: str) -> float:
@@ -114,6 +119,12 @@ async def _metrics(client: httpx.AsyncClient, urls: Iterable[str]) -> dict[str, 
     return read
 
 
+def _asked(operation: str) -> str:
+    if operation in OWN_SCRIPTS:
+        return "own scripts"
+    return "" if operation in OWN_QUESTIONS else "asked of redis"
+
+
 def _name_of(sample: Sample) -> str:
     """What a series is called here; empty for those of no interest."""
     metric, _, part = sample.name.rpartition("_")
@@ -122,7 +133,7 @@ def _name_of(sample: Sample) -> str:
     if sample.name == "interlock_calls_in_flight":
         return "in flight"
     if sample.name == "interlock_redis_call_seconds_count":
-        return {HEALTH_CHECK: "", WATCH: "watched"}.get(sample.labels["operation"], "asked of redis")
+        return _asked(sample.labels["operation"])
     method = sample.labels.get("method")
     step = STEPS.get(f'{metric}{{method="{method}"}}' if method else metric)
     return f"{step} {part}" if step and part in {"sum", "count"} else ""
