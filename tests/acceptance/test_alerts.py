@@ -215,6 +215,23 @@ async def test_a_lease_that_fails_is_a_failed_run_told_once_and_can_be_switched_
         assert len(receiver.of("run_failed")) == 1
 
 
+async def test_a_keyed_run_that_fails_is_told_once(house: House) -> None:
+    agent = house.agent()
+    async with AlertReceiver() as receiver:
+        await house.told_at(receiver)
+        house.tool.does(answers(500))
+        try:
+            metadata = {"agent_id": agent, "actions": [{"tool": "failing", "args": {"run": 1}}]}
+            await house.ask("POST", "/v1/ai/run", {"key": "nightly-1", "metadata": metadata})
+            [alert] = await receiver.until(1, "run_failed")
+        finally:
+            house.tool.does(answers())
+        await house.settled()
+        assert len(receiver.of("run_failed")) == 1
+    assert (alert["reason"], alert["count"]) == ("tool_error", 1)
+    assert alert["facts"] == {"key": "nightly-1", "of": "run"}
+
+
 async def test_a_receiver_that_is_down_is_tried_again_and_dead_letters_can_be_delivered_again(house: House) -> None:
     agent = house.agent()
     await house.ask("POST", f"/v1/policies/{agent}", {"blocked_tools": ["refund"]})

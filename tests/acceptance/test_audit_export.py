@@ -93,6 +93,32 @@ async def test_what_is_exported_is_proved_with_the_public_key_and_a_change_is_fo
     assert (code, "cannot be read" in err) == (2, True)
 
 
+async def test_an_anomaly_is_evidence_like_all_else(
+    interlock_dev: StartDev, own_redis: RedisServer, tool: Tool, tmp_path: Path
+) -> None:
+    dev = await interlock_dev(own_redis.url, **audit_settings(tmp_path, own_redis.url))
+    await dev.register(tool.url)
+    async with dev.client() as operator:
+        policy = {"blocked_tools": ["*"], "on_anomaly": "disable"}
+        (await operator.post("/v1/policies/a1", json=policy)).raise_for_status()
+        for n in range(12):
+            assert (await dev.call(agent="a1", n=n)).status_code == 403
+
+        async def disabled() -> bool:
+            return not (await operator.get("/v1/agents/a1")).json()["is_enabled"]
+
+        await until(disabled)
+    await until_exported(own_redis.url)
+    (tmp_path / "audit.pub").write_bytes((await interlock(dev, "audit", "public-key", tmp_path / "audit.key"))[1])
+    exported = tmp_path / "exported"
+    code, out, err = await interlock(dev, "audit", "verify", exported, "--public-key", tmp_path / "audit.pub", "--json")
+    assert (code, json.loads(out)["proved"]) == (0, True), err
+    (file,) = files_of([exported])
+    told = [json.loads(line) for line in file.read_bytes().splitlines()]
+    assert [event["type"] for event in told].count("dev.interlock.audit.anomaly") == 1
+    assert [event["type"] for event in told].count("dev.interlock.audit.switch") == 1
+
+
 async def test_a_receiver_that_hangs_slows_no_call_and_at_the_cap_calls_wait_for_it(
     interlock_dev: StartDev, own_redis: RedisServer, tool: Tool
 ) -> None:
