@@ -15,6 +15,7 @@ from interlock.policy.credentials import new_key
 from interlock.policy.secrets import generate_key
 
 READY_WITHIN_S = 30
+LAST_WORDS_OF_WELCOME = "Ctrl-C lets running calls finish"
 ADMIN_KEY = new_key()
 MASTER_KEY = generate_key()
 
@@ -55,6 +56,7 @@ class InterlockDev:
     grpc_port: int = field(default_factory=free_port)
     key: str = ADMIN_KEY
     process: asyncio.subprocess.Process | None = None
+    starts: int = 0
 
     @property
     def url(self) -> str:
@@ -90,7 +92,8 @@ class InterlockDev:
             return await api.post(f"/tools/{tool}", json=arguments, headers={"Interlock-Agent": agent})
 
     async def start(self) -> None:
-        """Returns when it is ready."""
+        """Returns when it is ready and has said so."""
+        self.starts = self._welcomes() + 1
         ports = ("--port", str(self.port), "--admin-port", str(self.admin_port), "--grpc-port", str(self.grpc_port))
         self.process = await launch(
             "dev", "--data-dir", str(self.data_dir), *ports, log=self.log, settings=self._environment()
@@ -120,7 +123,11 @@ class InterlockDev:
 
     async def _ready_or_ended(self) -> bool:
         assert self.process is not None
-        return self.process.returncode is not None or await self.ready()
+        return self.process.returncode is not None or (self._welcomes() == self.starts and await self.ready())
+
+    def _welcomes(self) -> int:
+        """How often it has welcomed somebody: its ports answer a little earlier."""
+        return self.log.read_text(errors="replace").count(LAST_WORDS_OF_WELCOME) if self.log.exists() else 0
 
     async def _end(self, number: signal.Signals) -> int:
         assert self.process is not None
