@@ -9,11 +9,16 @@ from redis.asyncio import Redis
 from tests.acceptance.scene import Scene
 from tests.tool import Tool
 
-OF_THEIR_OWN = {b"il:{WORLD}:held", b"il:{WORLD}:unknown", b"il:{WORLD}:watcher", b"il:{default}:watched"} | {
-    b"il:{default}:" + part for part in (b"alerts", b"alerted", b"outbox", b"dead", b"deliveries")
-}
-"""What engines write without being asked: when to look again after the held calls that other tests have left, which of
-them watches for what is worth an alert, how far it has looked at the trails of other tests, and the alerts on those."""
+OF_THEIR_OWN = {
+    b"il:{WORLD}:held",
+    b"il:{WORLD}:unknown",
+    b"il:{WORLD}:watcher",
+    b"il:{WORLD}:queues",
+    b"il:{default}:watched",
+} | {b"il:{default}:" + part for part in (b"alerts", b"alerted", b"outbox", b"dead", b"deliveries")}
+"""What engines write without being asked: when to look again after held calls and queues of runs that other tests have
+left, which of them watches for what is worth an alert, how far it has looked at the trails of other tests, and
+the alerts on those."""
 
 # One round trip, however much the tests before have left there.
 EVERYTHING = """

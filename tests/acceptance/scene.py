@@ -11,7 +11,7 @@ from typing import Any
 import httpx
 
 from tests.acceptance.wire import Answer, Arriving, send, sending
-from tests.interlock_dev import InterlockDev
+from tests.interlock_dev import InterlockDev, until
 
 JSON = {"Content-Type": "application/json"}
 
@@ -53,6 +53,14 @@ class Scene:
         asked = await self.operator.request(method, (at or self.first).url + path, json=body)
         assert asked.status_code == 200, asked.text
         return asked.json()
+
+    async def until_idle(self) -> None:
+        """None of the agent's calls is under way any more."""
+
+        async def idle() -> bool:
+            return not await self.ask("GET", f"/v1/calls?agent_id={self.agent}&state=in_flight")
+
+        await until(idle)
 
     # What an agent does
 

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from interlock.client import AsyncInterlock, AsyncLease, ConflictError, LeaseLostError, NotFoundError
+from interlock.client import Action, AsyncInterlock, AsyncLease, ConflictError, LeaseLostError, NotFoundError
 from tests.acceptance.scene import Scene
+from tests.tool import Tool, answers, waits_for
 
 WORKER = """
 import sys, time
@@ -101,6 +102,22 @@ async def test_a_lease_goes_its_way(clients: tuple[AsyncInterlock, AsyncInterloc
     assert (told.status, told.error_code, told.ok) == ("failed", "broken", False)
     with pytest.raises(NotFoundError):
         await first.status("never seen")
+
+
+async def test_a_run_that_is_no_longer_wanted_is_cancelled(
+    clients: tuple[AsyncInterlock, AsyncInterlock], scene: Scene, tool: Tool, key: str
+) -> None:
+    first, second = clients
+    may_answer = asyncio.Event()
+    name = await scene.register(tool.does(waits_for(may_answer, answers())).url)
+    await first.run(key, actions=[Action(name)], agent_id=scene.agent)
+    await tool.until_received(1)
+    assert (await second.cancel_run(key, reason="changed my mind")).status == "cancelled"
+    assert (await first.wait(key, timeout_s=30)).status == "cancelled"
+    with pytest.raises(NotFoundError):
+        await first.cancel_run("never seen")
+    may_answer.set()
+    await scene.until_idle()
 
 
 async def test_who_waits_is_told_as_soon_as_it_is_done(

@@ -12,7 +12,7 @@ from onceonly import OnceOnly
 
 from tests.acceptance.scene import Scene
 from tests.interlock_dev import until
-from tests.tool import Tool, answers
+from tests.tool import Tool, answers, waits_for
 
 
 async def start(scene: Scene, key: str, *actions: dict[str, Any], **metadata: Any) -> dict[str, Any]:
@@ -79,6 +79,53 @@ async def test_an_action_of_a_tool_that_nobody_registered_fails_its_run(scene: S
     await start(scene, key, {"tool": "nobody-knows-it"})
     told = await ended(scene, key)
     assert (told["status"], told["error_code"]) == ("failed", "tool_not_found")
+
+
+async def test_a_cancelled_run_does_no_further_action_and_may_be_run_again_without_repeating_one(
+    scene: Scene, tool: Tool
+) -> None:
+    may_answer = asyncio.Event()
+    name, key = await scene.register(tool.does(waits_for(may_answer, answers())).url), new_key()
+    actions = [{"tool": name, "args": {"n": n}} for n in range(3)]
+    await start(scene, key, *actions)
+    await tool.until_received(1)
+    cancelled = await scene.ask("POST", "/v1/ai/run/cancel", {"key": key, "reason": "withdrawn"}, at=scene.second)
+    assert (cancelled["ok"], cancelled["status"]) == (True, "cancelled")
+    may_answer.set()
+    assert (await ended(scene, key))["status"] == "cancelled"
+    events = (await scene.ask("GET", f"/v1/runs/{key}"))["events"]
+    assert [(event["status"], event["message"]) for event in events if event["type"] == "run_finished"] == [
+        ("cancelled", "withdrawn")
+    ]
+    again = await start(scene, key, *actions)
+    assert (again["status"], again["charged"]) == ("acquired", 1)
+    told = await ended(scene, key)
+    assert [action["decision"] for action in told["result"]["actions"]] == ["dedup", "executed", "executed"]
+    assert [json.loads(call.body)["args"]["n"] for call in tool.received] == [0, 1, 2]
+    over = await scene.operator.post(f"{scene.first.url}/v1/ai/run/cancel", json={"key": key})
+    assert (over.status_code, over.json()["detail"]["error"]) == (409, "lease_settled")
+
+
+async def test_whose_a_run_is_decides_who_may_cancel_it(scene: Scene, tool: Tool) -> None:
+    may_answer = asyncio.Event()
+    name, key = await scene.register(tool.does(waits_for(may_answer, answers())).url), new_key()
+    own, other = await scene.key(scene.agent), await scene.key(f"{scene.agent}-other")
+
+    async def asks(bearer: str, **whose: str) -> tuple[int, str]:
+        async with scene.first.client(bearer) as api:
+            answer = await api.post("/v1/ai/run/cancel", json={"key": key, **whose})
+        told = answer.json()
+        return answer.status_code, told.get("status") or told["detail"]["error"]
+
+    async with scene.first.client(own) as api:
+        await api.post("/v1/ai/run", json={"key": key, "metadata": {"actions": [{"tool": name}]}})
+    await tool.until_received(1)
+    assert await asks(other) == (404, "not_found")
+    assert (await asks(other, agent_id=scene.agent))[0] == 403
+    assert await asks(scene.first.key) == (404, "not_found")
+    assert await asks(scene.first.key, agent_id=scene.agent) == (200, "cancelled")
+    may_answer.set()
+    await scene.until_idle()
 
 
 async def test_of_many_identical_posts_one_is_a_run(scene: Scene, tool: Tool) -> None:

@@ -1,5 +1,6 @@
 """What a key reaches: an agent's its own calls and records; none, a wrong or a revoked one reach nothing."""
 
+import asyncio
 import re
 from collections.abc import AsyncIterator
 from typing import Any
@@ -10,7 +11,7 @@ import pytest
 from interlock.proxy.api.routes import OPERATIONS
 from tests.acceptance.evidence import everything_in
 from tests.acceptance.scene import Scene
-from tests.tool import Tool
+from tests.tool import Tool, answers, waits_for
 
 OTHER = "another-agent"
 UNKNOWN_KEY = "once_live_" + "a" * 43
@@ -76,6 +77,7 @@ def an_operators(mine: str, tool: str, call_id: str) -> list[Asked]:
         ("POST", "/v1/ai/run", {"agent_id": other, "tool": tool}),
         ("GET", f"/v1/ai/status?key=one&agent_id={other}", None),
         ("GET", f"/v1/ai/result?key=one&agent_id={other}", None),
+        ("POST", "/v1/ai/run/cancel", {"key": "four", "agent_id": other}),
     ]
 
 
@@ -91,6 +93,7 @@ def an_agents(
         ("POST", "/v1/ai/complete", {"key": "one", "lease_id": one}),
         ("POST", "/v1/ai/fail", {"key": "two", "lease_id": two, "error_code": "bad"}),
         ("POST", "/v1/ai/cancel", {"key": "three", "lease_id": three}),
+        ("POST", "/v1/ai/run/cancel", {"key": "four"}),
         ("GET", "/v1/ai/status?key=one", None),
         ("GET", "/v1/ai/result?key=one", None),
         ("GET", "/v1/tools", None),
@@ -151,8 +154,15 @@ async def test_an_agents_key_is_denied_what_is_an_operators_or_another_agents(
     leases = [
         (await agent.post("/v1/ai/lease", json={"key": key})).json()["lease_id"] for key in ("one", "two", "three")
     ]
+    may_answer = asyncio.Event()
+    tool.does(waits_for(may_answer, answers()))
+    await agent.post("/v1/ai/run", json={"key": "four", "metadata": {"actions": [{"tool": name}]}})
+    await tool.until_received(3)
+    tool.does(answers())
     for method, path, body in an_agents(scene.agent, name, own, (leases[0], leases[1], leases[2])):
         assert (await agent.request(method, path, json=body)).status_code == 200, (method, path)
+    may_answer.set()
+    await scene.until_idle()
 
 
 async def test_an_agent_does_not_see_the_tools_of_another(scene: Scene, agent: httpx.AsyncClient, tool: Tool) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from interlock.cli import agents, alerts, apply, audit, calls, keys, namespaces, policies, switch, tools
+from interlock.cli import agents, alerts, apply, audit, calls, keys, namespaces, policies, runs, switch, tools
 from interlock.cli.acting import in_namespace
 from interlock.cli.examples import teach
 from interlock.cli.output import AsJson
@@ -130,7 +130,7 @@ def top(
 
 app.command(rich_help_panel=OPERATE, epilog=apply.EXIT_CODES)(in_namespace(apply.apply))
 
-for group in (agents, tools, policies, keys, switch, calls, audit, alerts, namespaces):
+for group in (agents, tools, policies, keys, switch, calls, runs, audit, alerts, namespaces):
     app.add_typer(group.app, name=group.__name__.rpartition(".")[2], rich_help_panel=OPERATE)
 
 teach(app)

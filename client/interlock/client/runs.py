@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from interlock.client.leases import LeaseAnswer
+from interlock.client.leases import LeaseAnswer, LeaseChange
 from interlock.client.reading import read
 from interlock.client.request import Request, operation
 from interlock.client.retrying import Repeat
@@ -106,6 +106,19 @@ class RunOperations:
             ("ai", "run"),
             lambda answer: read(LeaseAnswer, answer.json),
             body={"key": key, "ttl": ttl, "metadata": {**(metadata or {}), **told} or None},
+        )
+
+    @operation
+    def cancel_run(self, key: str, *, reason: str | None = None, agent_id: str | None = None) -> Request[LeaseChange]:
+        """Ends a run, whether it waits or is worked on; what it did stands. An operator names whose it is (`agent_id`).
+
+        Errors: NotFoundError; ConflictError if it is over.
+        """
+        return Request(
+            "POST",
+            ("ai", "run", "cancel"),
+            lambda answer: read(LeaseChange, answer.json),
+            body={"key": key, "reason": reason, "agent_id": agent_id},
         )
 
 

@@ -58,6 +58,7 @@ from interlock.policy.renewing import Renewer
 from interlock.policy.run_dispatch import RunDispatch
 from interlock.policy.run_grants import Grants
 from interlock.policy.run_ports import RunQueue
+from interlock.policy.run_timeline import RunTimeline
 from interlock.policy.runs import Runs
 from interlock.policy.secrets import load_keyring
 from interlock.policy.services.account import AccountService
@@ -174,7 +175,8 @@ class Engine:
         self._accounts = store.accounts
         self._timelines = TimelinesService(store.timeline, self._knowledge, token)
         self._figures = FiguresService(store.figures, self._directory, self._knowledge, self._plans)
-        self._locking = Locking(store.locks, store.directory, self._knowledge, self._plans, rates)
+        run_timeline = RunTimeline(store.timeline)
+        self._locking = Locking(store.locks, store.directory, self._knowledge, self._plans, rates, run_timeline)
         self._watch_port, self._outbox = store.watch, store.outbox
         self._settings = settings
         self._runs = Runs(store.quotas, self._knowledge, self._plans)
@@ -183,7 +185,7 @@ class Engine:
         )
         self._dispatch = RunDispatch(
             store.run_queue,
-            store.timeline,
+            run_timeline,
             lease_ms=settings.runs.lease_ms,
             max_workers_lost=settings.runs.max_workers_lost,
         )

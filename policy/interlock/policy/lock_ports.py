@@ -117,6 +117,19 @@ class LeaseWord:
 
 
 @dataclass(frozen=True, slots=True)
+class Dequeued:
+    """A run taken out of its queue: its entry there, the plan (JSON), how many actions are over, whether it was begun.
+
+    An empty entry is none.
+    """
+
+    entry: str
+    plan: bytes
+    done: int
+    begun: bool
+
+
+@dataclass(frozen=True, slots=True)
 class AcquiredWord:
     """The same of one that is wanted, with what it cost. `took_over`: it had run out in another's hands."""
 
@@ -171,11 +184,11 @@ class Locks(Protocol):
     async def acquire(self, wanted: Wanted) -> AcquiredWord:
         """Takes a lease nobody holds whose work is not over, and charges it. Its token or attempt gets it again."""
 
-    async def cancel_run(self, named: Named, reason: str) -> LeaseWord:
+    async def cancel_run(self, named: Named, reason: str) -> tuple[LeaseWord, Dequeued]:
         """Ends a run, whoever holds it."""
 
-    async def withdraw_lease(self, wanted: Wanted, month: str) -> None:
-        """As `withdraw_lock`."""
+    async def withdraw_lease(self, wanted: Wanted, month: str) -> Dequeued | None:
+        """As `withdraw_lock`, a run whoever holds it. None if it is in progress no longer: then it stands as it is."""
 
     async def extend(self, held: Held, switch_reason: str, ttl_ms: int, most_ms: int) -> LeaseWord:
         """From now; a `ttl_ms` of 0 is what it was last for."""

@@ -14,12 +14,13 @@ import structlog
 
 from interlock.governance.errors import ConflictError, DeniedError, ExhaustedError, NotFoundError, UnavailableError
 from interlock.governance.ids import new_id
-from interlock.governance.values import dataclass
+from interlock.governance.values import dataclass, replace
 from interlock.policy import access, rules
 from interlock.policy.credentials import Credential
 from interlock.policy.knowledge import Knowledge, Standing
 from interlock.policy.lock_ports import (
     AcquiredWord,
+    After,
     Completion,
     Grounds,
     Held,
@@ -37,6 +38,7 @@ from interlock.policy.model import Identity, Role, Scope
 from interlock.policy.plans import Plan, Plans
 from interlock.policy.ports import Directory
 from interlock.policy.rates import Rates
+from interlock.policy.run_timeline import RunTimeline
 from interlock.policy.waiting import Waits
 
 log = structlog.get_logger(__name__)
@@ -95,8 +97,17 @@ class _Asked:
 class Locking:
     """Judges and carries out what is asked of locks and leases."""
 
-    def __init__(self, locks: Locks, directory: Directory, knowledge: Knowledge, plans: Plans, rates: Rates) -> None:
+    def __init__(
+        self,
+        locks: Locks,
+        directory: Directory,
+        knowledge: Knowledge,
+        plans: Plans,
+        rates: Rates,
+        run_timeline: RunTimeline,
+    ) -> None:
         self._locks = locks
+        self._run_timeline = run_timeline
         self._rates = rates
         self._directory = directory
         self._knowledge = knowledge
@@ -141,8 +152,14 @@ class Locking:
 
         async def act(asked: _Asked) -> AcquiredWord:
             word = await self._locks.acquire(asked.wanted)
-            if word.word == "ACQUIRED" and _is_withdrawn(asked, word):
-                await self._locks.withdraw_lease(asked.wanted, word.month)
+            if word.word != "ACQUIRED" or not _is_withdrawn(asked, word):
+                return word
+            withdrawn = await self._locks.withdraw_lease(asked.wanted, word.month)
+            if withdrawn is None and question.run is not None:
+                # A worker was through with it before this came: that stands, as each of its actions was judged.
+                return replace(word, after=After(asked.world, agent_off=False))
+            if withdrawn is not None:
+                await self._run_timeline.cut_short(asked.wanted.named, withdrawn, "withdrawn")
             return word
 
         asked, word = await self._wanted(credential, question, "lease", limit, act)
@@ -158,7 +175,11 @@ class Locking:
         owner = acting_owner(identity)
         if agent_id:
             owner = access.acting_agent(identity, agent_id)
-        return _settled(await self._locks.cancel_run(named(owner, key), reason))
+        run = named(owner, key)
+        word, dequeued = await self._locks.cancel_run(run, reason)
+        lease = _settled(word)
+        await self._run_timeline.cut_short(run, dequeued, reason or "cancelled")
+        return lease
 
     async def extend(self, credential: Credential, holder: Holder, ttl_s: int | None) -> Lease:
         """Errors: NotFoundError `not_found`, ConflictError `lease_not_held`, DeniedError as `check`."""

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from interlock.governance.errors import DeniedError, UnauthenticatedError
+from interlock.governance.errors import ConflictError, DeniedError, UnauthenticatedError
 from interlock.policy import access, rules
 from interlock.policy.knowledge import Knowledge
 from interlock.policy.model import Permit, Policy, Snapshot
@@ -37,17 +37,20 @@ class Renewer:
         snapshot = await self._knowledge.current(namespace, renewed.epochs)
         policy = await self._knowledge.policy_of(permit.scope, renewed.policy_version)
         reason = LEDGER_SAYS.get(renewed.word) or self._objection(permit, snapshot, policy.policy)
-        if not reason and credential and not await self._holds(credential, permit):
-            reason = "invalid_key"
+        if not reason and credential:
+            reason = await self._lapse(credential, permit)
         return Renewal(reason, 0 if reason else lease_ms)
 
-    async def _holds(self, credential: str, permit: Permit) -> bool:
-        """Whether the key would still let a call through as this agent; on what was just learned of its namespace."""
+    async def _lapse(self, credential: str, permit: Permit) -> str:
+        """Why the key would let no call through as this agent, on what was just learned of its namespace; or empty."""
         try:
             standing = await self._knowledge.identify(credential, of_run=True)
-            return access.acting_agent(standing.identity, permit.scope.agent_id) == permit.scope
+            holds = access.acting_agent(standing.identity, permit.scope.agent_id) == permit.scope
+        except ConflictError as error:
+            return error.reason  # the run was cancelled, or another worker has it
         except (UnauthenticatedError, DeniedError):
-            return False
+            return "invalid_key"
+        return "" if holds else "invalid_key"
 
     def _objection(self, permit: Permit, snapshot: Snapshot, policy: Policy | None) -> str:
         """Why a new call would be refused by switches or lists; empty if it would not."""

@@ -6,7 +6,6 @@ is due, and now and then at all of them. Engines share the queues, so each is lo
 
 import asyncio
 import contextlib
-import hashlib
 import time
 from collections import deque
 from dataclasses import dataclass as mutable
@@ -21,7 +20,7 @@ from interlock.governance.values import dataclass
 from interlock.policy.run_grants import lost
 from interlock.policy.run_plan import WORKER_LOST, RunPlan, plan_from_json, result_of
 from interlock.policy.run_ports import Begun, Due, Entry, Holding, RunQueue
-from interlock.policy.timeline_ports import Timeline, TimelineEvent
+from interlock.policy.run_timeline import RunTimeline
 
 log = structlog.get_logger(__name__)
 
@@ -53,7 +52,7 @@ class _Waiter:
 class RunDispatch:
     """Every worker that asks this engine for runs."""
 
-    def __init__(self, queue: RunQueue, timeline: Timeline, *, lease_ms: int, max_workers_lost: int) -> None:
+    def __init__(self, queue: RunQueue, timeline: RunTimeline, *, lease_ms: int, max_workers_lost: int) -> None:
         self._queue = queue
         self._timeline = timeline
         self.lease_ms = lease_ms
@@ -103,8 +102,7 @@ class RunDispatch:
         result, result_hash = result_of(plan, kept.outcomes, error_code)
         if not await self._queue.finish(holding, result=result, result_hash=result_hash, error_code=error_code):
             raise lost()
-        status = "failed" if error_code else "completed"
-        await self._tell(holding, plan, ended(holding, plan, status, len(kept.outcomes), error_code))
+        await self._timeline.ended(holding, plan, len(kept.outcomes), error_code)
 
     def drain(self) -> None:
         """Nobody is given a run any more."""
@@ -174,15 +172,8 @@ class RunDispatch:
                 await self.finish(holding, WORKER_LOST)
             return None
         assignment = _assignment(holding, begun)
-        await self._tell(holding, assignment.plan, begins(entry.id, assignment, begun.lost))
+        await self._timeline.begun(entry, holding, assignment.plan, begun.done, begun.lost)
         return assignment
-
-    async def _tell(self, holding: Holding, plan: RunPlan, event: TimelineEvent) -> None:
-        """Adds to the run's timeline. That it cannot be told just now does not hold up the run."""
-        try:
-            await self._timeline.append(holding.run.namespace, event)
-        except InterlockError as error:
-            log.warning("run.not_told", run_id=plan.run_id, type=event.type, reason=error.reason)
 
     async def _listen(self) -> None:
         while True:
@@ -197,33 +188,3 @@ class RunDispatch:
 
 def _assignment(holding: Holding, begun: Begun) -> Assignment:
     return Assignment(holding, plan_from_json(begun.plan), begun.done, begun.kept_bytes)
-
-
-def begins(entry: str, assignment: Assignment, workers_lost: int) -> TimelineEvent:
-    """A run that is begun, once however often a worker takes it, or gone on with by another worker."""
-    plan, digest = assignment.plan, assignment.holding.run.digest
-    if not (assignment.done or workers_lost):
-        return _event(f"run_{digest[:16]}_{entry}", "run_started", plan, "in_progress", assignment.done)
-    why = "worker_lost" if workers_lost else ""
-    return _event(_told_of(assignment.holding), "run_resumed", plan, "in_progress", assignment.done, why)
-
-
-def ended(holding: Holding, plan: RunPlan, status: str, done: int, error_code: str) -> TimelineEvent:
-    return _event(f"{_told_of(holding)}_end", "run_finished", plan, status, done, error_code)
-
-
-def _told_of(holding: Holding) -> str:
-    """Names a worker's hold of a run to who reads timelines. The token itself is what it holds the run by."""
-    return f"work_{hashlib.sha256(holding.token.encode()).hexdigest()[:32]}"
-
-
-def _event(event_id: str, kind: str, plan: RunPlan, status: str, done: int, message: str = "") -> TimelineEvent:
-    return TimelineEvent(
-        event_id=event_id,
-        run_id=plan.run_id,
-        type=kind,
-        agent_id=plan.agent_id,
-        status=status,
-        step=f"{done} of {len(plan.actions)} actions",
-        message=message,
-    )

@@ -8,6 +8,7 @@ from interlock.policy.lock_ports import (
     AcquiredWord,
     After,
     Completion,
+    Dequeued,
     Held,
     Lease,
     LeaseStatus,
@@ -70,16 +71,18 @@ class RedisLocks:
             after=_after(after),
         )
 
-    async def cancel_run(self, named: Named, reason: str) -> LeaseWord:
+    async def cancel_run(self, named: Named, reason: str) -> tuple[LeaseWord, Dequeued]:
         at = [_lease(named), *_queue(named), keys.of_namespace(named.owner.namespace, "state")]
         (reply,) = await self._redis.run("cancel_run", at, [reason, *_announced(named)])
-        return LeaseWord(reply[0].decode(), _told(reply))
+        return LeaseWord(reply[0].decode(), _told(reply)), _dequeued(reply[TOLD:])
 
-    async def withdraw_lease(self, wanted: Wanted, month: str) -> None:
+    async def withdraw_lease(self, wanted: Wanted, month: str) -> Dequeued | None:
         namespace = wanted.named.owner.namespace
-        at = [_lease(wanted.named), *(keys.of_namespace(namespace, part) for part in ("usage", "state"))]
+        counted = (keys.of_namespace(namespace, part) for part in ("usage", "state"))
+        at = [_lease(wanted.named), *counted, *_queue(wanted.named)]
         args: list[Argument] = [wanted.token, month, int(wanted.limit >= 0), *_announced(wanted.named)]
-        await self._redis.run("withdraw_lease", at, args)
+        ((withdrawn, *was),) = await self._redis.run("withdraw_lease", at, args)
+        return _dequeued(was) if withdrawn else None
 
     async def extend(self, held: Held, switch_reason: str, ttl_ms: int, most_ms: int) -> LeaseWord:
         args: list[Argument] = [held.epoch, switch_reason, *_shown_by(held), ttl_ms, most_ms]
@@ -166,6 +169,11 @@ def _reads_after(owner: Scope) -> list[Command]:
 def _after(replies: Sequence[Any]) -> After:
     world, *off = replies
     return After(int(world or 0), off == [b"1"])
+
+
+def _dequeued(reply: Sequence[Any]) -> Dequeued:
+    entry, plan, done, begun = reply
+    return Dequeued(entry.decode(), plan, int(done), begun == 1)
 
 
 def _told(reply: Sequence[bytes]) -> Lease | None:

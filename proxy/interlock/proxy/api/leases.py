@@ -212,19 +212,19 @@ async def complete(visit: Visit) -> SettledAnswer:
     raw = await read_body(visit.request, MAX_COMPLETE_BYTES)
     body, result, digest = await visit.api.bodies.read(raw, visit.credential, partial(_completion, raw))
     asked = pb.CompleteLeaseRequest(**_holder(body), result=result, result_digest=digest, result_hash=body.result_hash)
-    return _settled(body.key, await visit.ask(visit.api.locks.CompleteLease, asked))
+    return settled_answer(body.key, await visit.ask(visit.api.locks.CompleteLease, asked))
 
 
 async def fail(visit: Visit) -> SettledAnswer:
     body = await visit.body(FailBody)
     asked = pb.FailLeaseRequest(**_holder(body), error_code=body.error_code, error_hash=body.error_hash or "")
-    return _settled(body.key, await visit.ask(visit.api.locks.FailLease, asked))
+    return settled_answer(body.key, await visit.ask(visit.api.locks.FailLease, asked))
 
 
 async def cancel(visit: Visit) -> SettledAnswer:
     body = await visit.body(CancelBody)
     asked = pb.CancelLeaseRequest(**_holder(body), reason=body.reason or "")
-    return _settled(body.key, await visit.ask(visit.api.locks.CancelLease, asked))
+    return settled_answer(body.key, await visit.ask(visit.api.locks.CancelLease, asked))
 
 
 async def status(visit: Visit) -> StatusAnswer:
@@ -299,7 +299,8 @@ def _status(lease: pb.Lease) -> Any:
     return lease.status
 
 
-def _settled(key: str, lease: pb.Lease) -> SettledAnswer:
+def settled_answer(key: str, lease: pb.Lease) -> SettledAnswer:
+    """The answer to whoever ended a lease."""
     return SettledAnswer(
         ok=True,
         status=_status(lease),

@@ -13,6 +13,7 @@ from interlock.governance.v1 import (
     figures_pb2_grpc,
     locks_pb2_grpc,
     namespaces_pb2_grpc,
+    runs_pb2_grpc,
     timeline_pb2_grpc,
 )
 from interlock.governance.v1 import admin_pb2_grpc as rpc
@@ -36,6 +37,7 @@ if TYPE_CHECKING:  # these types exist in the generated stubs only
     from interlock.governance.v1.figures_pb2_grpc import FiguresAsyncStub
     from interlock.governance.v1.locks_pb2_grpc import LocksAsyncStub
     from interlock.governance.v1.namespaces_pb2_grpc import NamespacesAsyncStub
+    from interlock.governance.v1.runs_pb2_grpc import KeyedRunsAsyncStub
     from interlock.governance.v1.timeline_pb2_grpc import TimelinesAsyncStub
 
 
@@ -64,6 +66,7 @@ class Api:
     timelines: "TimelinesAsyncStub"
     figures: "FiguresAsyncStub"
     locks: "LocksAsyncStub"
+    runs: "KeyedRunsAsyncStub"
     destinations: Destinations
     bodies: LargeBodies
     max_body_bytes: int
@@ -100,6 +103,7 @@ class Api:
             timelines=timeline_pb2_grpc.TimelinesStub(channel),
             figures=figures_pb2_grpc.FiguresStub(channel),
             locks=locks_pb2_grpc.LocksStub(channel),
+            runs=runs_pb2_grpc.KeyedRunsStub(channel),
             destinations=destinations,
             bodies=bodies,
             max_body_bytes=min(max_body_bytes, MAX_BODY_BYTES),

@@ -39,7 +39,7 @@ end
 
 -- Of a run its worker is the holder: who began it is never given that lease by asking for one.
 local mine = lease and runs(lease, now) and lease.kind == ARGV[10] and
-  (lease.lease_id == ARGV[3] or ARGV[4] ~= '' and lease.attempt == ARGV[4])
+  (lease.asked == ARGV[3] or ARGV[4] ~= '' and lease.attempt == ARGV[4])
 if mine and ARGV[2] == '' then return answer('ACQUIRED', lease.lease_id, '1') end
 count(usage, 'requests:ai', month, 1)
 if ARGV[2] ~= '' then return answer('SWITCHED', '', '0') end
@@ -51,8 +51,8 @@ if ARGV[12] ~= '' and redis.call('XLEN', KEYS[6]) >= tonumber(ARGV[15]) then ret
 local expires_at, took_over = now + tonumber(ARGV[5]), lease and lease.status == 'in_progress'
 local version, first_seen = lease and lease.version or '0', lease and lease.first_seen_at_ms or int(now)
 redis.call('DEL', KEYS[1])
-redis.call('HSET', KEYS[1], 'status', 'in_progress', 'lease_id', ARGV[3], 'attempt', ARGV[4], 'ttl', ARGV[5],
-  'version', int(tonumber(version) + 1), 'expires_at_ms', int(expires_at), 'first_seen_at_ms', first_seen, 'key', ARGV[7],
+redis.call('HSET', KEYS[1], 'status', 'in_progress', 'lease_id', ARGV[3], 'asked', ARGV[3], 'attempt', ARGV[4],
+  'ttl', ARGV[5], 'version', int(tonumber(version) + 1), 'expires_at_ms', int(expires_at), 'first_seen_at_ms', first_seen, 'key', ARGV[7],
   'digest', ARGV[8], 'owner', ARGV[9], 'kind', ARGV[10], 'metadata', ARGV[11])
 if ARGV[12] == '' then
   redis.call('PEXPIREAT', KEYS[1], int(expires_at + LEASE_KEPT_MS))

@@ -1,7 +1,7 @@
 -- The record of a lease. It is known this long after it ran out or was settled, and its versions grow as long.
 local LEASE_KEPT_MS = 7 * 86400000
 local LEASE = { 'status', 'lease_id', 'version', 'attempt', 'ttl', 'expires_at_ms', 'first_seen_at_ms', 'done_at_ms',
-  'result_hash', 'error_code', 'proof', 'kind' }
+  'result_hash', 'error_code', 'proof', 'kind', 'asked' }
 -- What is told to be left of a run that nobody works on just now: its queue holds it, and sees to it.
 local QUEUED_LEFT_MS = 1000
 

@@ -17,6 +17,18 @@ local function unqueue(queue, entry)
   if redis.call('XLEN', queue) == 0 then redis.call('DEL', queue) end
 end
 
+-- Takes a run out of its queue, whoever works on it. Returns {entry, what it was queued with, how many actions are over,
+-- whether a worker had begun it 1|0}; of what is in no queue, NONE.
+local NONE = { '', '', 0, 0 }
+
+local function dequeue(queue, work)
+  local entry, plan, done, worker = unpack(redis.call('HMGET', work, 'entry', 'plan', 'done', 'worker'))
+  if not entry then return NONE end
+  redis.call('DEL', work)
+  unqueue(queue, entry)
+  return { entry, plan, tonumber(done or 0), worker and 1 or 0 }
+end
+
 -- The entry of a run and its worker; nil if the token is not, or no longer, the one that the run is held by.
 local function held_by(work, shown)
   local token, entry, worker = unpack(redis.call('HMGET', work, 'token', 'entry', 'worker'))
