@@ -192,3 +192,9 @@ async def test_an_agent_in_a_path_whose_name_would_break_out_of_a_hash_tag_is_re
         for path in (f"/v1/policies/{agent}", f"/v1/agents/{agent}/disable"):
             answer = await posted(scene, path, b"{}")
             assert answer.status in (400, 422), answer
+
+
+async def test_overrides_of_null_are_none(scene: Scene) -> None:
+    path = f"/v1/policies/{scene.agent}/from-template"
+    plain = await scene.ask("POST", path, {"template": "read_only"})
+    assert await scene.ask("POST", path, {"template": "read_only", "overrides": None}) == plain

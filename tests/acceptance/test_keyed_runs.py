@@ -128,6 +128,12 @@ async def test_whose_a_run_is_decides_who_may_cancel_it(scene: Scene, tool: Tool
     await scene.until_idle()
 
 
+@pytest.mark.parametrize("none", [[], None])
+async def test_a_run_with_no_actions_in_it_is_the_callers_to_do(scene: Scene, none: list[object] | None) -> None:
+    begun = await scene.ask("POST", "/v1/ai/run", {"key": new_key(), "metadata": {"actions": none, "note": "mine"}})
+    assert (begun["status"], begun["charged"], bool(begun["lease_id"])) == ("acquired", 1, True)
+
+
 async def test_of_many_identical_posts_one_is_a_run(scene: Scene, tool: Tool) -> None:
     name, key = await scene.register(tool.url), new_key()
     body = {"key": key, "metadata": {"agent_id": scene.agent, "actions": [{"tool": name}]}}

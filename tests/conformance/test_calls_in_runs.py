@@ -136,7 +136,7 @@ async def test_a_withdrawn_decision_is_untold_and_told_of_as_it_is_judged_anew(s
     for asked in (let_through, refused):
         first = await store.ledger.authorize(asked)
         assert isinstance(first, Decided)
-        await store.ledger.withdraw(AGENT, asked.attempt_id, "charge", first.decision, RUN)
+        await store.ledger.withdraw(asked, first.decision)
         assert [line[0] for line in await lines(store)] == ["run_started"]
     blocked = dataclasses.replace(let_through, switch_reason="kill_switch", basis=Epochs(0, 1))
     await store.ledger.authorize(blocked)

@@ -286,7 +286,7 @@ async def test_a_withdrawn_decision_can_be_judged_again_under_the_same_attempt(s
         asked = reservation(call, **changes)
         decided = await store.ledger.authorize(asked)
         assert isinstance(decided, Decided)
-        await store.ledger.withdraw(AGENT, asked.attempt_id, "charge", decided.decision)
+        await store.ledger.withdraw(asked, decided.decision)
         again = await store.ledger.authorize(reservation(call, attempt_id=asked.attempt_id, limits=FREE))
         assert isinstance(again, Decided)
         assert again.decision.verdict == "EXECUTE"
@@ -299,7 +299,7 @@ async def test_a_waiter_whose_leader_was_withdrawn_is_judged_anew(store: Store) 
     decided = await store.ledger.authorize(leader)
     assert isinstance(decided, Decided)
     waiting = await decide(store, will_wait=True)
-    await store.ledger.withdraw(AGENT, leader.attempt_id, "charge", decided.decision)
+    await store.ledger.withdraw(leader, decided.decision)
     assert (await decide(store, awaited_call_id=waiting.call_id)).verdict == "EXECUTE"
 
 

@@ -221,7 +221,7 @@ class Authorizer:
             self._knowledge.learn(scope, result.policy)
             return None
         if result.decision.basis != result.epochs:
-            await self._ledger.withdraw(scope, question.attempt_id, tool.name, result.decision, question.run_id)
+            await self._ledger.withdraw(reservation, result.decision)
             await self._knowledge.refresh(scope.namespace)
             return None
         return _as_judged(case, result.decision, quota)

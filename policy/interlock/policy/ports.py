@@ -148,7 +148,7 @@ class Ledger(Protocol):
     async def authorize(self, reservation: Reservation) -> Decided | PolicyMoved:
         """Decides a call and records the decision, in one step. The same attempt gets the same decision."""
 
-    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision, run_id: str = "") -> None:
+    async def withdraw(self, reservation: Reservation, decision: Decision) -> None:
         """Takes a decision back that rests on epochs which have moved."""
 
     async def abandon(self, scope: Scope, attempt_id: str) -> None:

@@ -99,7 +99,7 @@ def start_of(body: bytes) -> pb.StartRunRequest | None:
     if len(source.encode()) > MAX_METADATA_BYTES:
         raise InvalidFieldsError([InvalidField("too_long", ("body", "metadata"), "metadata has at most 256 KiB")])
     asked = pb.StartRunRequest(key=run.key, ttl_s=run.ttl, metadata=source.encode())
-    if run.metadata is not None and "actions" in run.metadata:
+    if run.metadata is not None and run.metadata.get("actions") not in (None, []):
         _plan(asked, run.metadata, source)
     elif run.metadata is not None:
         _name(asked, run.metadata)

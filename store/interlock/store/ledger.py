@@ -78,13 +78,17 @@ class RedisLedger:
             return PolicyMoved(policy_from_json(int(reply[1]), *reply[2:]))
         return Decided(_decision(reservation, reply), _epochs(world, namespace))
 
-    async def withdraw(self, scope: Scope, attempt_id: str, tool: str, decision: Decision, run_id: str = "") -> None:
+    async def withdraw(self, reservation: Reservation, decision: Decision) -> None:
         if decision.permit is not None:
             await self.settle(decision.permit, Outcome.NOT_SENT, None, "superseded", event="withdrawal", facts="{}")
             return
-        at = [keys.of_agent(scope, part) for part in ("state", f"attempt:{attempt_id}", "audit", "folds")]
-        args: list[Argument] = [tool, decision.call_id, decision.verdict, "{}", *([attempt_id] if run_id else [])]
-        await self._redis.run("withdraw", [*at, *keys.of_call_in_run(scope, run_id)], args)
+        scope, attempt_id = reservation.scope, reservation.attempt_id
+        parts = ("state", f"attempt:{attempt_id}", "audit", "folds", "minutes", "hours", "days")
+        at = [keys.of_agent(scope, part) for part in parts]
+        waits = decision.verdict is Verdict.IN_FLIGHT and reservation.will_wait
+        args: list[Argument] = [reservation.tool, decision.call_id, decision.verdict, "{}", int(not waits)]
+        of_run = keys.of_call_in_run(scope, reservation.run_id)
+        await self._redis.run("withdraw", [*at, *of_run], [*args, *([attempt_id] if of_run else [])])
         self._trails.grew(scope)
 
     async def abandon(self, scope: Scope, attempt_id: str) -> None:

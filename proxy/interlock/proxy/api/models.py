@@ -348,8 +348,8 @@ class TemplateBody(Body):
     """The agent, which is that of the path."""
     template: Literal["strict", "moderate", "permissive", "read_only", "support_bot"]
     """What to begin with."""
-    overrides: OverridesBody = OverridesBody()
-    """What is otherwise."""
+    overrides: OverridesBody | None = None
+    """What is otherwise; left out or null, nothing."""
 
 
 class Manifest(Body):

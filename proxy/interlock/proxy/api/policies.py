@@ -6,7 +6,7 @@ from typing import Self
 from interlock.governance.v1 import admin_pb2 as pb
 from interlock.proxy.api.answer import ABSENT, Answer, Deleted
 from interlock.proxy.api.errors import InvalidField, InvalidFieldsError
-from interlock.proxy.api.models import AGENT_ID, PolicyBody, TemplateBody
+from interlock.proxy.api.models import AGENT_ID, OverridesBody, PolicyBody, TemplateBody
 from interlock.proxy.api.operation import Operation
 from interlock.proxy.api.visit import Visit
 from interlock.proxy.money import micros_of, usd_of
@@ -77,11 +77,12 @@ async def put_from_template(visit: Visit) -> AgentPolicy:
     agent_id = visit.path("agent_id", AGENT_ID)
     body = await visit.body(TemplateBody)
     _check_agent(agent_id, body.agent_id)
-    given = [name for name, value in body.overrides if value is not None]
+    overrides = body.overrides or OverridesBody()
+    given = [name for name, value in overrides if value is not None]
     asked = pb.PutPolicyFromTemplateRequest(
         agent_id=agent_id,
         template=body.template,
-        overrides=policy_of(body.overrides),
+        overrides=policy_of(overrides),
         overridden=[ENGINES_NAMES.get(name, name) for name in given],
     )
     return AgentPolicy.of(await visit.ask(visit.api.policies.PutPolicyFromTemplate, asked))

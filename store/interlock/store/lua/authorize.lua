@@ -70,17 +70,12 @@ local function decide(verdict, reason, about, more)
   more = more or {}
   local charged = more.charged or 0
   if not more.undecided then
+    if verdict ~= 'EXECUTE' then count_unreserved(windows, now, now, verdict, 1) end
     local event = { type = 'decision', tool = tool, call = about, verdict = verdict, reason = reason, charged = charged,
       facts = ARGV[19] }
     if verdict == 'EXECUTE' or verdict == 'REPLAY' then
       record(state, audit, folds, now, event)
-      if verdict == 'REPLAY' then
-        count_in_month(windows, now, 'r')
-        redis.call('HINCRBY', windows.days, today .. ':d', 1)
-      end
     else
-      add(windows, now, now, 'b', 1)
-      count_in_month(windows, now, 'b')
       refuse(state, audit, folds, now, event, table.concat({ max_actions, max_tool_calls, max_spend }, ' '))
     end
     if run then

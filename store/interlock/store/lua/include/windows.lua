@@ -54,8 +54,19 @@ local function add(windows, now, at, what, by)
 end
 
 -- Counts what was decided in a UTC month beside its actions, as "m:<YYYY-MM>:<what>": b (refused) or r (replayed).
-local function count_in_month(windows, now, what)
-  redis.call('HINCRBY', windows.days, 'm:' .. month_of(now) .. ':' .. what, 1)
+local function count_in_month(windows, at, what, by)
+  redis.call('HINCRBY', windows.days, 'm:' .. month_of(at) .. ':' .. what, by)
+end
+
+-- Counts a decision that reserves nothing, or with a `by` of -1 no longer counts it.
+local function count_unreserved(windows, now, at, verdict, by)
+  if verdict == 'REPLAY' then
+    count_in_month(windows, at, 'r', by)
+    redis.call('HINCRBY', windows.days, int(bucket(at, DAY)) .. ':d', by)
+  else
+    add(windows, now, at, 'b', by)
+    count_in_month(windows, at, 'b', by)
+  end
 end
 
 -- Charges (or, with negative numbers, refunds) actions and spend to the buckets of the time `at`.
