@@ -196,7 +196,7 @@ async def test_what_a_dry_run_would_spend_counts_for_its_later_actions(scene: Sc
         ({"key": ""}, ["body", "key"]),
         ({"key": "k" * 257}, ["body", "key"]),
         ({"key": "k", "metadata": []}, ["body", "metadata"]),
-        ({"key": "k", "metadata": {"actions": []}}, ["body", "metadata", "actions"]),
+        ({"key": "k", "metadata": {"actions": {}}}, ["body", "metadata", "actions"]),
         ({"key": "k", "metadata": {"actions": [{"tool": "t"}] * 51}}, ["body", "metadata", "actions"]),
         (
             {"key": "k", "metadata": {"actions": [{"tool": "t"}, {"tool": "t/"}]}},
