@@ -110,9 +110,11 @@ class Apart:
             yield sidecar
 
     @asynccontextmanager
-    async def channel(self) -> AsyncIterator[aio.Channel]:
+    async def channel(self, trusted: Authority | None = None) -> AsyncIterator[aio.Channel]:
         cert, key = self.sidecar_pair
-        credentials = grpc.ssl_channel_credentials(self.ours.file.read_bytes(), key.read_bytes(), cert.read_bytes())
+        credentials = grpc.ssl_channel_credentials(
+            (trusted or self.ours).file.read_bytes(), key.read_bytes(), cert.read_bytes()
+        )
         async with aio.secure_channel(f"127.0.0.1:{self.engine_port}", credentials) as channel:
             yield channel
 
@@ -151,6 +153,20 @@ async def test_a_sidecar_with_a_certificate_of_another_authority_gets_no_word_fr
         assert (refused.status_code, refused.json()["reason"]) == (503, "governance_unavailable")
         assert not await sidecar.ready()
     assert not tool.received
+
+
+async def test_an_engine_shows_a_new_certificate_without_a_restart_and_calls_go_on(apart: Apart, tool: Tool) -> None:
+    async with apart.engine() as engine, apart.sidecar(*apart.sidecar_pair) as sidecar, apart.agent() as agent:
+        await until(engine.ready)
+        await until(sidecar.ready)
+        (await agent.post("/v1/tools", json={"name": "charge", "url": tool.url})).raise_for_status()
+        calling = [asyncio.create_task(agent.post("/tools/charge", json={"order": order})) for order in range(40)]
+        apart.theirs.issue("engine")  # over the files that the engine names
+        async with apart.channel(apart.theirs) as channel:
+            health = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=SERVICE))
+        assert health.status == health_pb2.HealthCheckResponse.SERVING
+        assert {(await call).headers["Interlock-Decision"] for call in calling} == {"executed"}
+    assert len(tool.received) == 40
 
 
 async def test_a_sidecar_outlives_its_engine_and_works_when_it_is_back(apart: Apart, tool: Tool) -> None:

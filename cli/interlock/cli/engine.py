@@ -1,8 +1,7 @@
 """`interlock engine`: the governance engine alone, on gRPC."""
 
 import asyncio
-import ssl
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from interlock.cli.problems import ConfigurationError, Place, Problem
 from interlock.cli.reconciling import reconciling
 from interlock.cli.role import Role
 from interlock.cli.watching import Looked, Watcher, watching
+from interlock.governance.certificates import Certificates, server_credentials
 from interlock.governance.errors import UnavailableError
 from interlock.governance.local import LocalServer
 from interlock.governance.tasks import end
@@ -60,7 +60,7 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         stack.push_async_callback(server.stop, None)
         engine.register(server)
         reflection.enable_server_reflection(REFLECTED, server)
-        _bind(server, settings)
+        _bind(server, settings, metrics)
         watcher = await stack.enter_async_context(watching(configuration, engine, metrics))
         await stack.enter_async_context(_admin(engine, settings, metrics, watcher))
         await stack.enter_async_context(_bootstrapping(engine, settings))
@@ -80,37 +80,24 @@ def _destinations(settings: EngineSettings) -> Destinations:
     return Destinations(allow_loopback=settings.allow_loopback_tools, own_ports=own_ports)
 
 
-def _bind(server: aio.Server, settings: EngineSettings) -> None:
+def _bind(server: aio.Server, settings: EngineSettings, metrics: Metrics) -> None:
     try:
         if settings.tls is None:
             server.add_insecure_port(settings.listen)
         else:
-            server.add_secure_port(settings.listen, _credentials(settings.tls))
+            server.add_secure_port(settings.listen, _credentials(settings.tls, metrics))
     except RuntimeError as error:  # all that gRPC says; why is in its own log
         raise UnavailableError("address_in_use", f"engine.listen: {settings.listen} cannot be listened on") from error
 
 
-def _credentials(tls: TlsFiles) -> grpc.ServerCredentials:
+def _credentials(tls: TlsFiles, metrics: Metrics) -> grpc.ServerCredentials:
     """Certificates as gRPC takes them, tried out before: gRPC would start with broken ones, and refuse all."""
-    problems = [*_unusable(tls)]
-    if problems:
-        raise ConfigurationError(problems)
-    client_ca = tls.client_ca_file.read_bytes() if tls.client_ca_file else None
-    pair = (tls.key_file.read_bytes(), tls.cert_file.read_bytes())
-    return grpc.ssl_server_credentials([pair], client_ca, require_client_auth=client_ca is not None)
-
-
-def _unusable(tls: TlsFiles) -> Iterator[Problem]:
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     try:
-        context.load_cert_chain(tls.cert_file, tls.key_file)
-    except ssl.SSLError as error:
-        yield Problem(Place(), "engine.tls", f"{tls.cert_file} with {tls.key_file}: {error.strerror}")
-    if tls.client_ca_file is not None:
-        try:
-            context.load_verify_locations(tls.client_ca_file)
-        except ssl.SSLError as error:
-            yield Problem(Place(), "engine.tls.client_ca_file", f"{tls.client_ca_file}: {error.strerror}")
+        certificates = Certificates(tls.cert_file, tls.key_file, tls.client_ca_file, metrics.certificate_refused)
+    except (OSError, ValueError) as error:
+        raise ConfigurationError([Problem(Place(), "engine.tls", str(error))]) from error
+    metrics.watch_certificate(lambda: certificates.current().expires_at)
+    return server_credentials(certificates)
 
 
 def _admin(

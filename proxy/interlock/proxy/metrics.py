@@ -104,6 +104,14 @@ class Metrics:
         self._manifest_errors = Counter(
             "interlock_manifest_errors_total", "Tries to apply the watched manifests that failed.", registry=registry
         )
+        self._certificate_ends = Gauge(
+            "interlock_certificate_expires_timestamp_seconds",
+            "When the listener's certificate ends, unix time; 0 without TLS.",
+            registry=registry,
+        )
+        self._certificate_errors = Counter(
+            "interlock_certificate_errors_total", "Changed certificate files not taken up.", registry=registry
+        )
         Info("interlock_build", "The program that runs.", registry=registry).info(
             {"version": version("interlock"), "python": platform.python_version()}
         )
@@ -211,6 +219,14 @@ class Metrics:
     def manifest_failed(self) -> None:
         """The watched manifests could not be applied."""
         self._manifest_errors.inc()
+
+    def watch_certificate(self, expires_at: Callable[[], float]) -> None:
+        """Asks at each scrape when the listener's certificate ends, unix time."""
+        self._certificate_ends.set_function(expires_at)
+
+    def certificate_refused(self) -> None:
+        """Certificate files changed, and cannot be used."""
+        self._certificate_errors.inc()
 
     def exposition(self, accept: str) -> tuple[bytes, str]:
         """The figures and their content type, in the text format that an `Accept` header asks for."""
