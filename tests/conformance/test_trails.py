@@ -9,6 +9,7 @@ import pytest
 from redis.asyncio import Redis
 
 from interlock.policy.model import ChainPoint, Event, Limits, Outcome, Policy, Progress, Scope, Switch
+from interlock.policy.run_ports import Assumed
 from interlock.store.opening import Store, open_store
 from interlock.store.settings import RedisSettings
 from tests.conformance.conftest import Silent
@@ -158,6 +159,8 @@ async def test_with_too_much_unexported_nothing_is_begun_and_all_else_goes_on(ex
     permits = [await execute(exported, f"call {n}") for n in range(CAP)]
     refused = await decide(exported, "one more")
     assert (refused.verdict, refused.reason, refused.retry_after_ms) == ("BLOCKED", "audit_backlog", 5000)
+    foreseen = await exported.run_queue.foresee(reservation("one more"), Assumed())
+    assert (foreseen.verdict, foreseen.reason) == ("BLOCKED", "audit_backlog")
     assert (await exported.ledger.figures(AGENT, "hour")).actions == CAP
     for permit in permits:
         settled = await exported.ledger.settle(permit, Outcome.SUCCEEDED, None, "", event="settlement", facts="{}")

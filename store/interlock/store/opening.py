@@ -69,7 +69,7 @@ async def open_store(
             RedisLocks(connection),
             RedisWatch(connection, trails),
             RedisOutbox(connection),
-            RedisRunQueue(connection),
+            RedisRunQueue(connection, backlog_cap),
         )
     finally:
         await trails.close()

@@ -21,8 +21,9 @@ OUTCOME = "outcome:"
 class RedisRunQueue:
     """The queue in Redis."""
 
-    def __init__(self, connection: Connection) -> None:
+    def __init__(self, connection: Connection, backlog_cap: int) -> None:
         self._redis = connection
+        self._backlog_cap = backlog_cap
 
     async def due(self, limit: int, claim_ms: int) -> Due:
         (reply,) = await self._redis.run("take_queues", [_index()], [limit, claim_ms])
@@ -96,7 +97,7 @@ class RedisRunQueue:
 
     async def foresee(self, reservation: Reservation, assumed: Assumed) -> Foreseen:
         scope, limits = reservation.scope, reservation.limits
-        at = [keys.of_agent(scope, part) for part in ("config", f"call:{reservation.key}", "minutes", "days")]
+        at = [keys.of_agent(scope, part) for part in ("config", f"call:{reservation.key}", "minutes", "days", "state")]
         args: list[Argument] = [
             reservation.tool,
             reservation.switch_reason,
@@ -109,6 +110,7 @@ class RedisRunQueue:
             assumed.actions,
             assumed.tool_calls,
             assumed.spend_micros,
+            self._backlog_cap,
         ]
         ((verdict, reason, charged, version),) = await self._redis.run("foresee", at, args)
         return Foreseen(verdict.decode(), reason.decode(), int(charged), int(version))

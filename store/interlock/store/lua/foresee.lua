@@ -1,8 +1,8 @@
 -- Says what `authorize` would decide of a call now. Writes nothing.
 --
--- KEYS  1 config  2 call  3 minutes  4 days
+-- KEYS  1 config  2 call  3 minutes  4 days  5 state
 -- ARGV  1 tool  2 switch_reason  3 rule_reason  4 quota_reason  5 cost  6 max_actions  7 max_tool_calls  8 max_spend
---       9 actions: assumed to be used beside what is  10 tool_calls  11 spend
+--       9 actions: assumed to be used beside what is  10 tool_calls  11 spend  12 backlog_cap
 -- Returns  {verdict, reason, what it would charge, version of the agent's policy}
 -- Atomic because the switch, the key and the budgets are those of one moment.
 --
@@ -47,5 +47,10 @@ local tried = state == 'in_flight' or (state == 'open' and ambiguous == '1')
 local due = math.max(0, cost - (tried and tonumber(charged) or 0))
 if max_spend >= 0 and due > 0 and tonumber(spent or 0) + tonumber(ARGV[11]) + due > max_spend then
   return blocked('max_spend_usd_per_day_exceeded')
+end
+local seq, exported = unpack(redis.call('HMGET', KEYS[5], 'seq', 'exported'))
+local backlog_cap = tonumber(ARGV[12])
+if backlog_cap >= 0 and exported and tonumber(seq or 0) - tonumber(exported) >= backlog_cap then
+  return blocked('audit_backlog')
 end
 return word('EXECUTE', 'ok', due)
