@@ -4,17 +4,31 @@
 {{- if not .Values.image.repository -}}
 {{- $needs = append $needs "image.repository: no image is published; name the one you built from deploy/Dockerfile" -}}
 {{- end -}}
-{{- if not .Values.redis.urlSecret.name -}}
+{{- if not (or .Values.redis.url .Values.redis.urlSecret.name (include "interlock.redis.isBundled" .)) -}}
 {{- $needs = append $needs "redis.urlSecret.name: name a Secret with the URL of your Redis" -}}
 {{- end -}}
-{{- if not .Values.engine.sidecarTokenSecret.name -}}
+{{- if not (or .Values.secrets.generate .Values.engine.sidecarTokenSecret.name) -}}
 {{- $needs = append $needs "engine.sidecarTokenSecret.name: name a Secret with the token that sidecars show" -}}
 {{- end -}}
-{{- if not .Values.engine.masterKeySecret.name -}}
+{{- if not (or .Values.secrets.generate .Values.engine.masterKeySecret.name) -}}
 {{- $needs = append $needs "engine.masterKeySecret.name: name a Secret with the key that seals tool secrets" -}}
 {{- end -}}
-{{- if and (not .Values.engine.tls.secretName) (not .Values.engine.acceptPlaintext) -}}
+{{- if and (not (include "interlock.engine.tlsSecret" .)) (not .Values.engine.acceptPlaintext) -}}
 {{- $needs = append $needs "engine.tls.secretName: name a Secret with a certificate, or set engine.acceptPlaintext" -}}
+{{- end -}}
+{{- with .Values.certificates -}}
+{{- if and (eq .mode "certManager") $.Values.agents.namespaces (not (and .certManager.issuerRef.name (eq .certManager.issuerRef.kind "ClusterIssuer"))) -}}
+{{- $needs = append $needs "certificates.certManager.issuerRef: agents.namespaces need a ClusterIssuer" -}}
+{{- end -}}
+{{- if ge (int .renewBeforeDays) (int .validityDays) -}}
+{{- $needs = append $needs "certificates.renewBeforeDays: must be less than validityDays" -}}
+{{- end -}}
+{{- end -}}
+{{- if and .Values.engine.manifests .Values.engine.manifestsConfigMap -}}
+{{- $needs = append $needs "engine.manifests: contradicts engine.manifestsConfigMap" -}}
+{{- end -}}
+{{- if gt (int .Values.engine.autoscaling.minReplicas) (int .Values.engine.autoscaling.maxReplicas) -}}
+{{- $needs = append $needs "engine.autoscaling.minReplicas: is more than maxReplicas" -}}
 {{- end -}}
 {{- if and .Values.engine.tls.secretName .Values.engine.acceptPlaintext -}}
 {{- $needs = append $needs "engine.acceptPlaintext: contradicts engine.tls.secretName" -}}
@@ -45,24 +59,22 @@ redis:
   {{- end }}
 engine:
   listen: 0.0.0.0:{{ int .Values.engine.port }}
-  {{- with .Values.engine.tls }}
-  {{- if .secretName }}
+  {{- if include "interlock.engine.tlsSecret" . }}
   tls:
     cert_file: /etc/interlock/tls/tls.crt
     key_file: /etc/interlock/tls/tls.key
-    {{- if .clientCaKey }}
-    client_ca_file: /etc/interlock/tls/{{ .clientCaKey }}
+    {{- with include "interlock.engine.clientCaKey" . }}
+    client_ca_file: /etc/interlock/tls/{{ . }}
     {{- end }}
   {{- else }}
   allow_plaintext: true
-  {{- end }}
   {{- end }}
   admin_host: 0.0.0.0 # the kubelet and Prometheus come from outside the pod
   admin_port: {{ int .Values.engine.adminPort }}
   default_policy: {{ .Values.engine.defaultPolicy }}
   default_plan: {{ .Values.engine.defaultPlan | quote }}
   plans: {{ toJson .Values.engine.plans }}
-  {{- if .Values.engine.manifestsConfigMap }}
+  {{- if or .Values.engine.manifests .Values.engine.manifestsConfigMap }}
   manifests:
     - /etc/interlock/manifests
   {{- end }}
@@ -101,4 +113,25 @@ audit:
 {{- end -}}
 {{- end -}}
 {{- toYaml $files -}}
+{{- end -}}
+
+{{/* The variable with Redis' URL. */}}
+{{- define "interlock.redis.variable" -}}
+{{- if include "interlock.redis.isBundled" . -}}
+{{- include "interlock.secretVariable" (dict "variable" "INTERLOCK_REDIS_URL" "secret" (dict "name" (include "interlock.redis.name" .) "key" "url")) -}}
+{{- else if .Values.redis.urlSecret.name -}}
+{{- include "interlock.secretVariable" (dict "variable" "INTERLOCK_REDIS_URL" "secret" .Values.redis.urlSecret) -}}
+{{- else -}}
+- name: INTERLOCK_REDIS_URL
+  value: {{ .Values.redis.url | quote }}
+{{- end -}}
+{{- end -}}
+
+{{/* The ConfigMap of tools and policies; empty without one. */}}
+{{- define "interlock.engine.manifestsName" -}}
+{{- if .Values.engine.manifests -}}
+{{- include "interlock.engine.name" . }}-manifests
+{{- else -}}
+{{- .Values.engine.manifestsConfigMap -}}
+{{- end -}}
 {{- end -}}

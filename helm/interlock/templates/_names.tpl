@@ -23,9 +23,22 @@ app.kubernetes.io/component: engine
 
 {{- define "interlock.engine.labels" -}}
 {{ include "interlock.engine.selector" . }}
+{{ include "interlock.release.labels" . }}
+{{- end -}}
+
+{{/* Labels of every object, which say whence it is. */}}
+{{- define "interlock.release.labels" -}}
 app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version | replace "+" "_" }}
+{{- end -}}
+
+{{/* Labels of objects that belong to none of the parts with pods. Takes chart, and component. */}}
+{{- define "interlock.labels" -}}
+app.kubernetes.io/name: interlock
+app.kubernetes.io/instance: {{ .chart.Release.Name }}
+app.kubernetes.io/component: {{ .component }}
+{{ include "interlock.release.labels" .chart }}
 {{- end -}}
 
 {{- define "interlock.image" -}}
@@ -57,4 +70,27 @@ seccompProfile:
     secretKeyRef:
       name: {{ .secret.name }}
       key: {{ .secret.key }}
+{{- end -}}
+
+{{/* What selects the bundled Redis; must not change during the life of a release. */}}
+{{- define "interlock.redis.selector" -}}
+app.kubernetes.io/name: interlock
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: redis
+{{- end -}}
+
+{{/* What selects the pod of `helm test`. */}}
+{{- define "interlock.test.selector" -}}
+app.kubernetes.io/name: interlock
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/component: test
+{{- end -}}
+
+{{- define "interlock.pullSecrets" -}}
+{{- with .Values.image.pullSecrets -}}
+imagePullSecrets:
+  {{- range . }}
+  - name: {{ . }}
+  {{- end }}
+{{- end -}}
 {{- end -}}

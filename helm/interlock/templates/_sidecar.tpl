@@ -91,15 +91,8 @@ securityContext:
 volumeMounts:
   - name: interlock-spool
     mountPath: /var/lib/interlock
-  {{- if $sidecar.tls.caSecret.name }}
-  - name: interlock-engine-ca
-    mountPath: /etc/interlock/engine-ca
-    readOnly: true
-  {{- end }}
-  {{- if $sidecar.tls.clientSecretName }}
-  - name: interlock-tls
-    mountPath: /etc/interlock/tls
-    readOnly: true
+  {{- with include "interlock.sidecar.tlsMounts" $sidecar }}
+  {{- . | nindent 2 }}
   {{- end }}
 {{- end -}}
 
@@ -108,8 +101,27 @@ volumeMounts:
 - name: interlock-spool
   emptyDir:
     sizeLimit: {{ int $sidecar.spoolSizeMiB }}Mi
+{{- with include "interlock.sidecar.tlsVolumes" $sidecar }}
+{{ . }}
+{{- end }}
+{{- end -}}
+
+{{- define "interlock.sidecar.tlsMounts" -}}
+{{- if .tls.caSecret.name -}}
+- name: interlock-engine-ca
+  mountPath: /etc/interlock/engine-ca
+  readOnly: true
+{{- end }}
+{{- if .tls.clientSecretName }}
+- name: interlock-tls
+  mountPath: /etc/interlock/tls
+  readOnly: true
+{{- end }}
+{{- end -}}
+
+{{- define "interlock.sidecar.tlsVolumes" -}}
 {{- /* Readable by all who mount them, which is the sidecar alone: the pod's fsGroup is not ours to set. */}}
-{{- with $sidecar.tls.caSecret }}
+{{- with .tls.caSecret }}
 {{- if .name }}
 - name: interlock-engine-ca
   secret:
@@ -120,7 +132,7 @@ volumeMounts:
         path: ca.crt
 {{- end }}
 {{- end }}
-{{- with $sidecar.tls.clientSecretName }}
+{{- with .tls.clientSecretName }}
 - name: interlock-tls
   secret:
     secretName: {{ . }}
@@ -143,9 +155,21 @@ volumeMounts:
 {{- $_ := set $sidecar $key $value -}}
 {{- end -}}
 {{- if and (not $sidecar.target) $chart.Values.engine.enabled -}}
-{{- $scheme := ternary "grpcs" "grpc" (not (empty $chart.Values.engine.tls.secretName)) -}}
+{{- $scheme := ternary "grpcs" "grpc" (not (empty (include "interlock.engine.tlsSecret" $chart))) -}}
 {{- $host := printf "%s.%s.svc" (include "interlock.engine.name" $chart) $chart.Release.Namespace -}}
 {{- $_ := set $sidecar "target" (printf "%s://%s:%d" $scheme $host (int $chart.Values.engine.port)) -}}
+{{- end -}}
+{{- if and $chart.Values.engine.enabled $chart.Values.secrets.generate (not $sidecar.tokenSecret.name) (not $chart.Values.engine.sidecarTokenSecret.name) -}}
+{{- $_ := set $sidecar "tokenSecret" (dict "name" (include "interlock.sidecar.secretName" $chart) "key" "token") -}}
+{{- end -}}
+{{- if and $chart.Values.engine.enabled (include "interlock.certificates.made" $chart) -}}
+{{- $made := include "interlock.sidecar.tlsSecret" $chart -}}
+{{- if not $sidecar.tls.caSecret.name -}}
+{{- $_ := set $sidecar.tls "caSecret" (dict "name" $made "key" "ca.crt") -}}
+{{- end -}}
+{{- if and $chart.Values.certificates.mtls (not $sidecar.tls.clientSecretName) -}}
+{{- $_ := set $sidecar.tls "clientSecretName" $made -}}
+{{- end -}}
 {{- end -}}
 {{- toYaml $sidecar -}}
 {{- end -}}

@@ -33,12 +33,16 @@ def rendered(values: Object | None, chart: Path = CHART, release: str = "demo") 
         return loaded.render(values, name=release, namespace="prod")
 
 
+def manifests(texts: Mapping[str, str]) -> list[Object]:
+    """All objects of a rendering."""
+    found = [text for path, text in texts.items() if path.endswith(".yaml")]
+    return [each for text in found for each in YAML(typ="safe", pure=True).load_all(text) if each]
+
+
 def objects(values: Object | None, chart: Path = CHART, release: str = "demo") -> dict[str, Object]:
-    """The one object of each kind."""
-    texts = [text for path, text in rendered(values, chart, release).items() if path.endswith(".yaml") and text.strip()]
-    found: list[Object] = [read(text) for text in texts]
-    assert len({each["kind"] for each in found}) == len(found)
-    return {each["kind"]: each for each in found}
+    """The one object of each kind; of kinds with several, the first."""
+    found = manifests(rendered(values, chart, release))
+    return {each["kind"]: each for each in reversed(found)}
 
 
 def agent_chart(folder: Path) -> Path:

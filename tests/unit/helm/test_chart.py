@@ -36,6 +36,8 @@ from tests.unit.helm.charts import (
 )
 
 ENGINE_SETS = ["plaintext", "tls"]
+AS_IN_KUBERNETES = {"resources", "agentSelector", "namespaceSelector", "podSelector"}
+"""Values that are passed on as they are."""
 SECRETS = {
     "interlock-redis": {"url": "rediss://:hunter2@redis:6379/0"},
     "interlock-sidecar-token": {"token": "a token of sidecars"},
@@ -110,15 +112,20 @@ def machine(tmp_path: Path, secrets: Secrets, monkeypatch: pytest.MonkeyPatch) -
 def values_of(tree: Any) -> Iterator[tuple[str, ...]]:
     """The path of every value in a tree of values; an empty object counts as one."""
     for key, value in tree.items():
-        if isinstance(value, dict) and value:
+        if isinstance(value, dict) and value and key not in AS_IN_KUBERNETES:
             yield from ((key, *rest) for rest in values_of(value))
         else:
             yield (key,)
 
 
-def test_defaults_are_refused_with_all_that_is_missing_at_once() -> None:
+def test_what_is_missing_is_told_at_once() -> None:
+    nothing = {
+        "secrets": {"generate": False},
+        "redis": {"bundled": {"enabled": False}},
+        "certificates": {"mode": "none"},
+    }
     with pytest.raises(helm.HelmRenderError) as refused:
-        rendered(None)
+        rendered(nothing)
     missing = re.findall(r"^  ([\w.]+): ", str(refused.value), re.MULTILINE)
     assert missing == [
         "image.repository",
@@ -149,7 +156,7 @@ def test_the_schema_knows_exactly_the_values_there_are() -> None:
     def known(schema: Object) -> Iterator[tuple[str, ...]]:
         for key, part in schema["properties"].items():
             resolved = definitions[part["$ref"].rpartition("/")[2]] if "$ref" in part else part
-            if "properties" in resolved:
+            if "properties" in resolved and key not in AS_IN_KUBERNETES:
                 yield from ((key, *rest) for rest in known(resolved))
             else:
                 yield (key,)
@@ -165,7 +172,9 @@ def test_every_value_has_a_comment_of_its_own_or_of_its_secret() -> None:
     bare = [
         line.strip()
         for above, line in itertools.pairwise(lines)
-        if re.match(r" *\w+: *\S", line) and not above.lstrip().startswith("#")
+        if re.match(r" *\w+: *\S", line)
+        and not re.match(r" *(cpu|memory): ", line)
+        and not above.lstrip().startswith("#")
     ]
     keys = ("url", "ca.crt", "token", "secret", "master.key", "audit.key", "key")
     assert set(bare) <= {'name: ""', *(f"key: {key}" for key in keys)}
@@ -265,7 +274,10 @@ def test_an_engine_without_redis_is_not_restarted() -> None:
 def test_the_service_leads_to_the_engine_and_nowhere_else() -> None:
     found = objects(value_set("tls"))
     service, deployment = found["Service"]["spec"], found["Deployment"]["spec"]
-    assert service["ports"] == [{"name": "grpc", "port": 8402, "targetPort": "grpc"}]
+    assert service["ports"] == [
+        {"name": "grpc", "port": 8402, "targetPort": "grpc"},
+        {"name": "admin", "port": 8403, "targetPort": "admin"},
+    ]
     assert service["selector"] == deployment["selector"]["matchLabels"]
     assert service["selector"].items() <= deployment["template"]["metadata"]["labels"].items()
     assert deployment["template"]["metadata"]["labels"]["team"] == "platform"
@@ -410,6 +422,6 @@ def test_the_image_runs_as_the_user_the_chart_names_and_takes_only_what_a_hash_p
     )
 
 
-def test_secrets_are_only_ever_named() -> None:
+def test_secrets_that_are_named_are_not_made() -> None:
     for name in ENGINE_SETS:
         assert "Secret" not in objects(value_set(name))
