@@ -15,7 +15,7 @@ import kubernetes_validate
 import pytest
 from cryptography import x509
 
-from tests.unit.helm.charts import CHART, VALUE_SETS, Object, manifests, rendered, value_set
+from tests.unit.helm.charts import CHART, VALUE_SETS, Object, agent_chart, manifests, rendered, value_set
 
 NEWEST = kubernetes_validate.latest_version()
 FOREIGN = ("cert-manager.io/", "monitoring.coreos.com/")
@@ -37,7 +37,7 @@ def of(objects: list[Object], kind: str, name: str = "", namespace: str = "prod"
         for each in objects
         if each["kind"] == kind
         and each["metadata"]["name"].endswith(name)
-        and each["metadata"]["namespace"] == namespace
+        and each["metadata"].get("namespace", "") == namespace
     ]
     assert len(found) == 1
     return found[0]
@@ -329,3 +329,20 @@ def test_the_chart_is_packaged_without_its_sets_of_values(tmp_path: Path) -> Non
         names = {file["name"] for file in loaded.files}
     assert "files/ask_engine.py" in names
     assert not [name for name in names if name.startswith("ci/")]
+
+
+@pytest.mark.parametrize("version", ["1.29", NEWEST])
+def test_a_job_with_the_sidecar_is_valid_and_ends_with_its_agent(version: str, tmp_path: Path) -> None:
+    chart = agent_chart(tmp_path)
+    template = chart / "templates" / "deployment.yaml"
+    text = template.read_text().replace("apiVersion: apps/v1\nkind: Deployment", "apiVersion: batch/v1\nkind: Job")
+    text = re.sub(r"  selector:\n    matchLabels:\n      app: shopper\n", "", text)
+    template.write_text(
+        text.replace("    spec:\n      termination", "    spec:\n      restartPolicy: Never\n      termination")
+    )
+    job = of(manifests(rendered({"interlock": value_set("sidecar")}, chart)), "Job", namespace="")
+    kubernetes_validate.validate(job, version, strict=True)
+    pod = job["spec"]["template"]["spec"]
+    # Kubernetes ends native sidecars once all other containers have: without this the Job would never complete.
+    assert [(each["name"], each["restartPolicy"]) for each in pod["initContainers"]] == [("interlock", "Always")]
+    assert [each["name"] for each in pod["containers"]] == ["agent"]
