@@ -40,7 +40,7 @@ display = []
 
 # What these refuse is no matter of one value's shape: whether a URL may be reached,
 # whether a name goes with a role, whether text can be printed,
-# whether two fields go together.
+# whether two fields go together, whether a day comes before another.
 {free}
 """
 FREE = """
@@ -56,6 +56,7 @@ JUDGED_AS_A_WHOLE = (
     "/v1/switches/{scope}",
     "/v1/runs/{run_id}",
     "/v1/events",
+    "/v1/metrics",
     "/v1/policies/{agent_id}",
     "/v1/policies/{agent_id}/from-template",
     "/v1/me/alerts",
