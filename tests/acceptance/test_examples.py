@@ -1,7 +1,11 @@
 """The examples of the help, run against a running `interlock dev`: each does what it says."""
 
+import asyncio
+import json
 import re
 import shlex
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
@@ -10,8 +14,8 @@ from typer.testing import CliRunner
 from interlock.cli.examples import EXAMPLES
 from interlock.cli.main import app
 from tests.acceptance.scene import Sidecars
-from tests.interlock_dev import InterlockDev
-from tests.tool import Tool, resets
+from tests.interlock_dev import InterlockDev, until
+from tests.tool import Tool, answers, resets, waits_for
 
 ENDLESS = re.compile(r"interlock (dev|sidecar|engine|exporter|calls follow|top --sort|audit tail.* --follow)\b")
 """These run until they are told to stop. The parser has seen them, and tests of their own show them."""
@@ -37,6 +41,24 @@ async def unsettled_call(dev: InterlockDev, tool: Tool, about: str) -> str:
     await dev.register(tool.url, name="payments.charge", on_ambiguous="hold", max_retries=0)
     tool.does(resets())
     return (await dev.call("payments.charge", agent="shopper", about=about)).headers["Interlock-Call-Id"]
+
+
+@asynccontextmanager
+async def running_order(dev: InterlockDev, tool: Tool, bearer: str) -> AsyncIterator[None]:
+    """The run of the examples, started with this key, goes on until the context is left."""
+    may_answer = asyncio.Event()
+    await dev.register(tool.does(waits_for(may_answer, answers())).url, name="orders.fulfil")
+    metadata = {"agent_id": "shopper", "actions": [{"tool": "orders.fulfil", "args": {"tool": tool.url}}]}
+    async with dev.client(bearer) as api:
+        (await api.post("/v1/ai/run", json={"key": "order-17", "metadata": metadata})).raise_for_status()
+        await tool.until_received(1)
+        yield
+        may_answer.set()
+
+        async def idle() -> bool:
+            return not (await api.get("/v1/calls", params={"agent_id": "shopper", "state": "in_flight"})).json()
+
+        await until(idle)
 
 
 @pytest.fixture
@@ -80,6 +102,15 @@ async def test_the_example_works(here: InterlockDev, tool: Tool, example: str) -
         with_evidence()
     for told, actual in real.items():
         example = re.sub(told, actual, example)
+    async with AsyncExitStack() as around:
+        if "runs cancel" in example:
+            made = json.loads(run("keys", "create", "--role", "agent", "--agent", "shopper", "--json"))
+            whose = made["key"] if "--agent" in example else here.key
+            await around.enter_async_context(running_order(here, tool, whose))
+        try_it(example)
+
+
+def try_it(example: str) -> None:
     try:
         run(*shlex.split(example)[1:])
     finally:
