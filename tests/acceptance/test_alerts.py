@@ -77,6 +77,18 @@ class House:
         await until(noted)
         return await self.events(agent, "anomaly")
 
+    async def dead_letter(self, agent: str) -> dict[str, Any]:
+        """The alert of this agent's that nobody took; others may still be told of what earlier tests did."""
+        letters: list[dict[str, Any]] = []
+
+        async def dead() -> bool:
+            letters[:] = [one for one in await self.ask("GET", "/v1/alerts?state=dead") if one["agent_id"] == agent]
+            return bool(letters)
+
+        await until(dead)
+        [letter] = letters
+        return letter
+
     async def settled(self) -> None:
         """Waits until whoever watches has looked at all that there is by now."""
         for agent in [f"a{number + 1}" for number in range(self.agents)]:
@@ -239,25 +251,19 @@ async def test_a_receiver_that_is_down_is_tried_again_and_dead_letters_can_be_de
         receiver.status = 503
         await house.told_at(receiver)
         await house.run(agent, "refund")
-        tried = await receiver.until_tried(3)
-        assert len({*tried}) == 1
-
-        async def dead() -> bool:
-            return bool(await house.ask("GET", "/v1/alerts?state=dead"))
-
-        await until(dead)
-        [letter] = await house.ask("GET", "/v1/alerts?state=dead")
-        assert letter["alert_id"] == tried[0]
+        letter = await house.dead_letter(agent)
         [delivery] = letter["deliveries"]
         assert (delivery["state"], delivery["tries"], delivery["problem"]) == ("dead", 3, "status 503")
-        assert len(receiver.tried) == 3
+        assert receiver.tried.count(letter["alert_id"]) == 3
         receiver.status = 200
         asked = await house.ask("POST", f"/v1/alerts/{letter['alert_id']}/redeliver", {})
         assert asked == {"ok": True, "redelivered": 1}
-        [alert] = await receiver.until(1)
-        assert alert["alert_id"] == letter["alert_id"]
+
+        async def told() -> bool:
+            return letter["alert_id"] in [alert["alert_id"] for alert in receiver.alerts]
+
+        await until(told)
         await house.ask("POST", f"/v1/alerts/{letter['alert_id']}/redeliver", {}, 404)
-        assert await house.ask("POST", "/v1/alerts/redeliver", {}) == {"ok": True, "redelivered": 0}
 
 
 async def test_a_receiver_that_hangs_or_leads_elsewhere_counts_as_down_and_one_that_is_gone_is_asked_once(
@@ -266,25 +272,23 @@ async def test_a_receiver_that_hangs_or_leads_elsewhere_counts_as_down_and_one_t
     async with AlertReceiver() as receiver:
         await house.told_at(receiver)
         for status, headers, tries in ((307, {"Location": "http://127.0.0.1:9/"}, 3), (410, {}, 1)):
-            before = len(receiver.tried)
             receiver.status, receiver.headers = status, headers
             agent = house.agent()
             await house.ask("POST", f"/v1/policies/{agent}", {"blocked_tools": ["refund"]})
             await house.run(agent, "refund")
-
-            async def dead(agent: str = agent) -> bool:
-                return agent in [one["agent_id"] for one in await house.ask("GET", "/v1/alerts?state=dead")]
-
-            await until(dead)
-            assert len(receiver.tried) - before == tries
+            letter = await house.dead_letter(agent)
+            assert receiver.tried.count(letter["alert_id"]) == tries
         receiver.status, receiver.hangs = 200, True
         agent = house.agent()
         await house.ask("POST", f"/v1/policies/{agent}", {"blocked_tools": ["refund"]})
         await house.run(agent, "refund")
         await receiver.until_tried(len(receiver.tried) + 2)
         receiver.hangs = False
-        [alert] = await receiver.until(1)
-        assert alert["agent_id"] == agent
+
+        async def told() -> bool:
+            return agent in [alert["agent_id"] for alert in receiver.alerts]
+
+        await until(told)
         await house.ask("POST", "/v1/alerts/redeliver", {})
         await receiver.until(3)
 

@@ -55,6 +55,11 @@ async def test_what_is_exported_is_proved_with_the_public_key_and_a_change_is_fo
     (tmp_path / "audit.pub").write_bytes(public)
     verify = ("audit", "verify", tmp_path / "exported", "--public-key", tmp_path / "audit.pub", "--json")
 
+    async def signed() -> bool:
+        _, out, _ = await interlock(dev, *verify)
+        return all(row["signed_to"] == row["last"] for row in json.loads(out)["agents"])
+
+    await until(signed)  # the last events are in the file a little before the head over them
     code, out, _ = await interlock(dev, *verify)
     told: dict[str, Any] = json.loads(out)
     assert (code, told["proved"], told["problem"], told["notes"]) == (0, True, None, [])
