@@ -30,7 +30,7 @@ sidecars: {}
 ONE_LINE = "must be one line of printable ASCII without space around it"
 NO_HOST = "must be a host name or [IPv6 address] without a port"
 PROBLEMS = f"""\
-2: redis.url: must be redis://HOST, rediss://HOST or unix:///PATH
+2: redis.url: must be redis://HOST, rediss://HOST, unix:///PATH, redis+sentinel://HOST,HOST/SERVICE or redis+cluster://HOST,HOST
 3: redis.timeout_ms:
 5: engine.default_polcy: unknown key; did you mean default_policy?
 6: engine.sidecar_token: {ONE_LINE}

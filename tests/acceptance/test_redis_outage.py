@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from interlock.store.connection import HANG_BREAK_S
+from interlock.store.link import HANG_BREAK_S
 from tests.acceptance.outage import PRICE_USD, scene_at, timed
 from tests.acceptance.scene import Scene
 from tests.conftest import StartDev

@@ -3,10 +3,11 @@
 import asyncio
 import contextlib
 import ssl
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
+import structlog
 from redis.asyncio import Redis
 
 from interlock.governance.errors import UnavailableError
@@ -16,6 +17,8 @@ from interlock.store.opening import open_store
 from interlock.store.settings import RedisSettings
 from tests.certificates import Authority
 from tests.conformance.conftest import Silent
+from tests.interlock_dev import free_port
+from tests.redis_nodes import RedisNode
 from tests.redis_server import RedisServer
 
 PASSWORD = "a pass:word/with@signs"
@@ -96,6 +99,55 @@ async def test_without_the_right_password_there_is_no_redis_and_it_is_not_told(g
         with pytest.raises(UnavailableError) as refused:
             await store.directory.epochs("acme")
     assert "wrong" not in refused.value.message
+
+
+@pytest.fixture
+def sentinel(tmp_path: Path) -> Iterator[RedisNode]:
+    """One that watches nothing."""
+    node = RedisNode(tmp_path, sentinel="sentinel deny-scripts-reconfig yes")
+    node.start()
+    yield node
+    node.kill()
+
+
+async def test_a_sentinel_that_is_named_as_a_redis_is_told_from_one(sentinel: RedisNode) -> None:
+    async with open_store(RedisSettings(url=f"redis://127.0.0.1:{sentinel.port}"), Silent()) as store:
+        assert (
+            await store.directory.check() == "redis.url names a sentinel: it must be redis+sentinel://HOST,HOST/SERVICE"
+        )
+
+
+async def test_a_node_of_a_cluster_that_is_named_as_a_redis_is_told_from_one(tmp_path: Path) -> None:
+    node = RedisNode(tmp_path, ("--cluster-enabled", "yes"))
+    node.start()
+    try:
+        async with open_store(RedisSettings(url=f"redis://127.0.0.1:{node.port}"), Silent()) as store:
+            told = await store.directory.check()
+        assert told == "redis.url names a node of a cluster: it must be redis+cluster://HOST,HOST"
+    finally:
+        node.kill()
+
+
+async def test_a_service_that_no_sentinel_knows_is_no_redis_and_the_log_says_so(sentinel: RedisNode) -> None:
+    url = f"redis+sentinel://127.0.0.1:{sentinel.port},127.0.0.1:{free_port()}/nobody"
+    with structlog.testing.capture_logs() as logs:
+        async with open_store(RedisSettings(url=url), Silent()) as store:
+            with pytest.raises(UnavailableError):
+                await store.directory.epochs("acme")
+    assert [entry["why"] for entry in logs] == ["none of 2 sentinels knows a master 'nobody' that is up"]
+
+
+async def test_a_redis_that_is_named_as_a_cluster_is_none_and_the_log_says_so(tmp_path: Path) -> None:
+    node = RedisNode(tmp_path)
+    node.start()
+    try:
+        with structlog.testing.capture_logs() as logs:
+            async with open_store(RedisSettings(url=f"redis+cluster://127.0.0.1:{node.port}"), Silent()) as store:
+                with pytest.raises(UnavailableError):
+                    await store.directory.epochs("acme")
+    finally:
+        node.kill()
+    assert [entry["why"] for entry in logs] == ["ERR This instance has cluster support disabled"]
 
 
 def serving(authority: Authority, name: str) -> ssl.SSLContext:

@@ -25,6 +25,7 @@ from interlock.policy.model import (
 )
 from interlock.policy.ports import ANY_NUMBER, NoRoomError, Room, ToolChange
 from interlock.store import keys
+from interlock.store.addresses import Kind
 from interlock.store.connection import Connection
 from interlock.store.documents import (
     default_policy_from_json,
@@ -275,13 +276,22 @@ class RedisDirectory:
 
     async def check(self) -> str:
         # CONFIG would say the same, but hosted Redis does not let everybody ask.
-        server, memory = await self._redis.ask("check", ("INFO", "server"), ("INFO", "memory"))
-        found = _VERSION.search(server)
-        if found is None or (int(found[1]), int(found[2])) < OLDEST:
-            return "Redis is older than 6.2"
-        if b"maxmemory_policy:noeviction" not in memory:
-            return "Redis may evict records: its maxmemory-policy must be noeviction"
-        return ""
+        told = await self._redis.ask_each("check", ("INFO", "server"), ("INFO", "memory"))
+        return next((wrong for replies in told if (wrong := _unfit(self._redis.kind, *replies))), "")
+
+
+def _unfit(kind: Kind, server: bytes, memory: bytes) -> str:
+    """What is wrong with a Redis for what the URL says that it is; nothing if it will do."""
+    found = _VERSION.search(server)
+    if found is None or (int(found[1]), int(found[2])) < OLDEST:
+        return "Redis is older than 6.2"
+    if b"redis_mode:sentinel" in server:
+        return "redis.url names a sentinel: it must be redis+sentinel://HOST,HOST/SERVICE"
+    if b"redis_mode:cluster" in server and kind is not Kind.CLUSTER:
+        return "redis.url names a node of a cluster: it must be redis+cluster://HOST,HOST"
+    if b"maxmemory_policy:noeviction" not in memory:
+        return "Redis may evict records: its maxmemory-policy must be noeviction"
+    return ""
 
 
 def _field(scope_id: str, name: str) -> str:
