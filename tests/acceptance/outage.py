@@ -233,6 +233,11 @@ async def scene_at(first: InterlockDev, second: InterlockDev | None = None) -> A
         yield scene
 
 
+async def is_back(scene: Scene) -> bool:
+    """Whether the sidecar reaches its Redis. What /readyz says may be a second old, and from before the outage."""
+    return (await scene.operator.get(f"{scene.first.url}/v1/tools")).status_code == 200
+
+
 async def timed(asked: Awaitable[Any], sidecar: InterlockDev) -> tuple[float, float, Any]:
     """How long an answer took, s; the same less what is the machine's noise; and the answer.
 

@@ -125,6 +125,17 @@ async def test_top_shows_agents_live_fits_its_terminal_and_leaves_it_whole(scene
         assert "Traceback" not in top.shown
 
 
+async def test_top_outlives_a_terminal_that_is_dragged_to_another_size(scene: Scene) -> None:
+    async with Terminal("top", "--interval", "0.2", settings=settings(scene.first)) as top:
+        shown = await top.until("calls/min")
+        for width in range(2_000):
+            top.resize(80 + width % 40, 24)
+        await top.until("calls/min", after=shown)
+        await top.until("calls/min", after=len(top.shown))
+        top.type(CTRL_C)
+        assert await top.ended() == 130
+
+
 async def test_top_leaves_the_terminal_whole_also_when_it_is_terminated(scene: Scene) -> None:
     async with Terminal("top", settings=settings(scene.first)) as top:
         await top.until("calls/min")

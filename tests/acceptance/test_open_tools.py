@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.acceptance.outage import PRICE_USD, Line, apart, scene_at
+from tests.acceptance.outage import PRICE_USD, Line, apart, is_back, scene_at
 from tests.acceptance.scene import Scene
 from tests.acceptance.wire import Answer
 from tests.conftest import StartDev
@@ -182,7 +182,7 @@ async def test_whoever_was_last_refused_or_was_never_judged_stays_out(
     assert was_unjudged(await call("good", turn="third"))
 
     own_redis.start()
-    await until(scene.first.ready)
+    await until(lambda: is_back(scene))
     await scene.ask("POST", "/v1/switches/namespace", {"pulled": True})
     assert (await call("good", turn="fourth")).json["reason"] == "kill_switch"
     own_redis.stop()

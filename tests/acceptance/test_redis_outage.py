@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from interlock.store.link import HANG_BREAK_S
-from tests.acceptance.outage import PRICE_USD, scene_at, timed
+from tests.acceptance.outage import PRICE_USD, is_back, scene_at, timed
 from tests.acceptance.scene import Scene
 from tests.conftest import StartDev
 from tests.interlock_dev import until
@@ -22,11 +22,6 @@ RECEIPT = b'{"receipt": "ch_1"}'
 async def scene(interlock_dev: StartDev, own_redis: RedisServer) -> AsyncIterator[Scene]:
     async with scene_at(await interlock_dev(own_redis.url)) as scene:
         yield scene
-
-
-async def is_back(scene: Scene) -> bool:
-    """Whether the sidecar reaches its Redis."""
-    return (await scene.operator.get(f"{scene.first.url}/v1/tools")).status_code == 200
 
 
 async def refusals(scene: Scene, name: str) -> list[tuple[float, float]]:

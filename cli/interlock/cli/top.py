@@ -4,11 +4,11 @@ import contextlib
 import shutil
 import signal
 import sys
-import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from queue import Empty, SimpleQueue
 from typing import Any
 
 import typer
@@ -109,8 +109,7 @@ def _again_and_again(api: Client, view: View, interval_s: float) -> None:
         pause_s = interval_s
         while True:
             live.update(_fitting(look, view, console), refresh=True)
-            if resized.wait(pause_s):
-                resized.clear()
+            if _is_there_one(resized, pause_s):
                 continue
             look, took_s = _looked(api, look)
             pause_s = min(max(interval_s, SHARE_OF_TIME * took_s), max(interval_s, LONGEST_PAUSE_S))
@@ -145,14 +144,26 @@ def _restored() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _resizes() -> Iterator[threading.Event]:
-    """Set when the terminal has another size."""
-    resized = threading.Event()
-    before = signal.signal(signal.SIGWINCH, lambda *_: resized.set())
+def _resizes() -> Iterator["SimpleQueue[None]"]:
+    """One item each time that the terminal has got another size.
+
+    A signal may come at any moment, also while the last one is being looked at: a SimpleQueue's `put` may interrupt its
+    `get`, as its documentation says. An Event's `set` that interrupts its `clear` never ends.
+    """
+    resized: SimpleQueue[None] = SimpleQueue()
+    before = signal.signal(signal.SIGWINCH, lambda *_: resized.put(None))
     try:
         yield resized
     finally:
         signal.signal(signal.SIGWINCH, before)
+
+
+def _is_there_one(resized: "SimpleQueue[None]", within_s: float) -> bool:
+    try:
+        resized.get(timeout=within_s)
+    except Empty:
+        return False
+    return True
 
 
 def _plain(look: Look, view: View) -> None:
