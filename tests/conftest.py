@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.interlock_dev import InterlockDev
+from tests.redis_nodes import Cluster, cluster
 from tests.redis_server import CARRIED, PROGRAMS, RedisServer
 from tests.tool import Tool
 
@@ -15,11 +16,13 @@ StartDev = Callable[..., Awaitable[InterlockDev]]
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """The conformance suite runs on every server there is, all else on the oldest that must do."""
+    """The conformance suite runs on every server there is and on a cluster, all else on the oldest that must do."""
     if "redis_server" in metafunc.fixturenames:
-        servers = PROGRAMS if "conformance" in metafunc.definition.path.parts else [CARRIED]
+        conforms = "conformance" in metafunc.definition.path.parts
+        servers = PROGRAMS if conforms else [CARRIED]
         ids = [f"{server.program.name}-{'.'.join(map(str, server.version))}" for server in servers]
-        metafunc.parametrize("redis_server", servers, ids=ids, indirect=True, scope="session")
+        also, name = ([None], ["cluster"]) if conforms else ([], [])
+        metafunc.parametrize("redis_server", [*servers, *also], ids=[*ids, *name], indirect=True, scope="session")
 
 
 @pytest.fixture(autouse=True)
@@ -32,9 +35,13 @@ def scrubbed_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Non
 
 
 @pytest.fixture(scope="session")
-def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
-    """One server for the session. Its folder has a short name: the path of a socket may not be long."""
+def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer | Cluster]:
+    """One server for the session, or a cluster. Its folder has a short name: the path of a socket may not be long."""
     with tempfile.TemporaryDirectory(prefix="redis-") as folder:
+        if request.param is None:
+            with cluster(Path(folder)) as nodes:
+                yield nodes
+            return
         server = RedisServer(Path(folder), request.param, durable=False)
         server.start()
         yield server
@@ -42,7 +49,7 @@ def redis_server(request: pytest.FixtureRequest) -> Iterator[RedisServer]:
 
 
 @pytest.fixture
-def redis_url(redis_server: RedisServer) -> str:
+def redis_url(redis_server: RedisServer | Cluster) -> str:
     """A Redis that knows nothing yet."""
     redis_server.flush()
     return redis_server.url

@@ -138,6 +138,13 @@ class Cluster:
     def url(self) -> str:
         return f"redis+cluster://{','.join(f'127.0.0.1:{node.port}' for node in self.nodes[:2])}"
 
+    def flush(self) -> None:
+        """Forgets all data and loaded scripts, and what a test configured."""
+        for node in {self.owner(slot) for slot in range(0, SLOTS, 512)}:
+            node.ask("FLUSHALL")
+            node.ask("SCRIPT", "FLUSH")
+            node.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+
     def owner(self, slot: int) -> RedisNode:
         """The master that has a slot, as the last node that runs knows it."""
         asked = [node for node in self.nodes if node.process][-1]
