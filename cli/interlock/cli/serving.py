@@ -13,6 +13,7 @@ from interlock.cli.configuration import Configuration, Settings
 from interlock.cli.needs import load_for
 from interlock.cli.problems import ConfigurationError, UnreadableFileError
 from interlock.cli.role import Role
+from interlock.cli.start import KILLED, leave_no_orphans
 from interlock.governance.errors import InterlockError
 from interlock.policy.secrets import MasterKeyError
 from interlock.proxy import logs
@@ -21,7 +22,6 @@ FAILED = 1
 USAGE = 2
 COLLECTED_EVERY = 20_000
 """So many objects more than before, and the collector looks for cycles among them."""
-KILLED = 128  # and the number of the signal, as a shell would say
 
 Serve = Callable[[Configuration, asyncio.Event], Awaitable[None]]
 
@@ -38,6 +38,8 @@ def run(
         configuration = load_for(role, config, defaults=defaults, flags=flags)
         logs.configure(_log_level(role, configuration))
         _tend_memory_rarely()
+        if role is not Role.DEV:  # it has a Redis of its own, and asks how that ended
+            leave_no_orphans()
         interrupted = asyncio.run(_until_told(serve, configuration))
     except (ConfigurationError, UnreadableFileError, MasterKeyError, KeyFileError) as error:
         raise _ended(error, USAGE) from error
