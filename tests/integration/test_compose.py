@@ -106,7 +106,7 @@ def test_prometheus_scrapes_every_role_evaluates_the_rules_and_answers_the_dashb
         def scrapes_all() -> bool:
             try:
                 up = data("query", query="up == 1")["result"]
-            except httpx.TransportError:
+            except httpx.HTTPError:  # it does not listen yet, or is not ready
                 return False
             return {each["metric"]["job"] for each in up} == set(ROLES)
 
