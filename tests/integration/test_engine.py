@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+from grpc import StatusCode, aio
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from redis.asyncio import Redis
 
@@ -256,6 +257,19 @@ async def test_many_questions_in_one_stream_are_each_answered_once(engine: Engin
     assert verdicts == {pb.VERDICT_EXECUTE: 100, pb.VERDICT_IN_FLIGHT: 200}
     assert (replies[300].failure.reason, replies[301].failure.reason) == ("tool_not_found", "invalid_request")
     assert len(replies) == 302
+
+
+async def test_an_engine_that_drains_ends_streams_in_good_order_also_one_that_begins_then(engine: EngineClient) -> None:
+    assert engine.engine is not None
+    stream = engine.governance.Exchange(metadata=engine.metadata)
+    await stream.write(pb.ExchangeRequest(questions=[pb.Question(id=1, authorize=engine.question("before"))]))
+    assert [reply.id for reply in (await stream.read()).replies] == [1]
+    await engine.engine.drain()
+    late = engine.governance.Exchange(metadata=engine.metadata)
+    async with asyncio.timeout(5):
+        for ended in (stream, late):
+            assert await ended.read() is aio.EOF
+            assert await ended.code() is StatusCode.OK
 
 
 async def test_waiting_ends_when_the_call_does_though_another_engine_settles_it(

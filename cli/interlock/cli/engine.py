@@ -56,7 +56,7 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
         engine = Engine(store, settings, metrics)
         stack.push_async_callback(engine.close)
         await engine.start()
-        server = aio.server(options=OPTIONS)
+        server = aio.server(options=(*OPTIONS, ("grpc.max_connection_age_ms", settings.connection_age_ms)))
         stack.push_async_callback(server.stop, None)
         engine.register(server)
         reflection.enable_server_reflection(REFLECTED, server)

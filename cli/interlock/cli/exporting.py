@@ -57,12 +57,14 @@ async def _serve(configuration: Configuration, stop: asyncio.Event) -> None:
     async with AsyncExitStack() as stack:
         store = await stack.enter_async_context(open_store(configuration.redis, metrics, backlog_cap=settings.cap))
         key = SigningKey.load(settings.signing_key_file)
+        readiness = _Readiness(store)
         await stack.enter_async_context(
-            listening(admin_app(metrics, _Readiness(store)), settings.admin_host, settings.admin_port)
+            listening(admin_app(metrics, readiness), settings.admin_host, settings.admin_port)
         )
         await stack.enter_async_context(_running(settings, store, key, metrics))
         log.info("exporter.started", sinks=settings.sinks, key_id=key.public.key_id)
         await stop.wait()
+        readiness.draining = True
 
 
 @asynccontextmanager
@@ -89,12 +91,15 @@ def _sinks(settings: AuditSettings) -> list[Sink]:
 
 
 class _Readiness:
-    """Ready while Redis can be used, whoever leads."""
+    """Ready while Redis can be used, whoever leads, and until it drains."""
 
     def __init__(self, store: Store) -> None:
         self._store = store
+        self.draining = False
 
     async def why_not(self) -> str:
+        if self.draining:
+            return "draining"
         with contextlib.suppress(UnavailableError):
             return await self._store.directory.check()
         return "governance_unavailable"

@@ -125,8 +125,9 @@ def _remote_agents(sidecar: SidecarSettings) -> Iterator[Need]:
 
 
 def _in_the_clear(link: EngineLink) -> bool:
-    scheme, _, address = link.target.partition("://")
-    return scheme == "grpc" and not link.allow_plaintext and not is_loopback(address.rpartition(":")[0])
+    scheme, _, addresses = link.target.partition("://")
+    hosts = [address.rpartition(":")[0] for address in addresses.split(",")]
+    return scheme == "grpc" and not link.allow_plaintext and not all(is_loopback(host) for host in hosts)
 
 
 def _redis_files(redis: RedisSettings) -> Files:

@@ -200,6 +200,7 @@ class Engine:
             self._waits,
             self._keyring,
             token,
+            settings.connection_age_ms / 1000,
         )
         self._check_tool = partial(
             tools.check,

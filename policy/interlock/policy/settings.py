@@ -125,6 +125,12 @@ class EngineSettings(BaseModel):
         [], description="Files of tools and policies, or folders of them, that are applied whenever they change"
     )
     bootstrap_key: SecretStr | None = Field(None, description="The first admin key; created once, never resurrected")
+    connection_age_ms: int = Field(
+        600_000,
+        ge=1_000,
+        le=86_400_000,
+        description="After so long sidecars are asked to connect anew, so that they spread over new engines, ms",
+    )
     drain_grace_ms: int = Field(30_000, ge=0, le=600_000, description="Time for running requests at shutdown, ms")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="Least severe record logged")
 

@@ -35,16 +35,22 @@ CHANNEL_OPTIONS = (
     ("grpc.initial_reconnect_backoff_ms", 100),
     ("grpc.min_reconnect_backoff_ms", 100),
     ("grpc.max_reconnect_backoff_ms", 1_000),
+    # Engines that came are found when others go; by default at most every 30 s.
+    ("grpc.dns_min_time_between_resolutions_ms", 1_000),
     ("grpc.keepalive_time_ms", 20_000),
     # Many answers, each with a kept body, may come in one message.
     ("grpc.max_receive_message_length", -1),
     ("grpc.max_send_message_length", -1),
+    # Connected to every engine, so that the next one is there at once when one drains, and each stream goes to another.
+    ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
 )
 
 
 def dial(link: EngineLink) -> aio.Channel:
-    """A channel to a remote engine, not yet connected."""
+    """A channel to one of the remote engines, not yet connected."""
     scheme, _, address = link.target.partition("://")
+    if "," in address:
+        address = f"ipv4:{address}"  # https://grpc.github.io/grpc/core/md_doc_naming.html
     if scheme == "grpc":
         return aio.insecure_channel(address, options=CHANNEL_OPTIONS)
     return aio.secure_channel(address, _credentials(link.tls or TlsFiles()), options=CHANNEL_OPTIONS)

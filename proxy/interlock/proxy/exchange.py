@@ -117,15 +117,20 @@ class Exchange:
             stream: Stream = self._stub.Exchange(metadata=self._metadata)
             refusal = await _first_to_end(self._write(stream), self._read(stream))
             stream.cancel()
-            if refusal is None:
-                self._ask_again()
-            else:
+            if refusal is not None:
                 self._give_up(list(self._open.values()), refusal)
+            elif stream.done() and await stream.code() is grpc.StatusCode.OK:
+                self._ask_again(broken=0)
+            else:
+                self._ask_again(broken=1)
 
-    def _ask_again(self) -> None:
-        """After a broken stream. A question under which two broke is given up: its caller decides."""
+    def _ask_again(self, *, broken: int) -> None:
+        """After a stream. One that an engine ended that drains does not count: another engine is asked.
+
+        A question under which two broke is given up: its caller decides.
+        """
         for asked in self._open.values():
-            asked.broken += 1
+            asked.broken += broken
         self._give_up([asked for asked in self._open.values() if asked.broken > 1])
         self._unsent = [asked for asked in self._open.values() if not asked.answer.done()]
         self._asked.set()

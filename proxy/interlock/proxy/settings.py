@@ -60,8 +60,9 @@ class EngineLink(BaseModel):
 
     target: str = Field(
         "grpc://127.0.0.1:8402",
-        description="grpc://host:port, grpcs://host:port, or `embedded`: the engine runs in the same process",
-        pattern=r"^(embedded|grpcs?://[^/?#\s]+:\d{1,5})$",
+        description="grpc://host:port, grpcs://host:port, several as grpc://ip:port,ip:port (IPv4), or `embedded`: "
+        "the engine runs in the same process",
+        pattern=r"^(embedded|grpcs?://[^/?#,\s]+:\d{1,5}|grpcs?://[\d.]+:\d{1,5}(,[\d.]+:\d{1,5})+)$",
     )
     allow_plaintext: bool = Field(False, description="Use grpc:// beyond loopback, e.g. inside a service mesh")
     sidecar_token: HeaderSecret | None = Field(

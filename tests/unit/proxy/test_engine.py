@@ -65,6 +65,17 @@ async def test_a_question_on_a_stream_that_breaks_is_asked_again_on_the_next(
     assert [request.attempt_id for request in scripted.authorized] == ["same", "same"]
 
 
+async def test_streams_that_engines_end_in_good_order_cost_no_question(scripted: ScriptedEngine) -> None:
+    scripted.answers_lost = 4
+    async with serving(scripted) as port, asking(port, timeout_ms=10_000, repeats=0) as engine:
+        asked = asyncio.create_task(engine.authorize(question("same")))
+        for times in range(1, 5):
+            await scripted.until_authorized(times)
+            scripted.break_streams()
+        assert (await asked).verdict == pb.VERDICT_EXECUTE
+    assert [request.attempt_id for request in scripted.authorized] == ["same"] * 5
+
+
 async def test_an_answered_question_is_not_asked_again_when_the_stream_breaks(scripted: ScriptedEngine) -> None:
     async with serving(scripted) as port, asking(port) as engine:
         await engine.authorize(question("first"))

@@ -58,6 +58,7 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         waits: Waits,
         keyring: Keyring,
         token: str,
+        stream_age_s: float,
     ) -> None:
         self._authorizer = authorizer
         self._renewer = renewer
@@ -68,10 +69,16 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
         self._waits = waits
         self._keyring = keyring
         self.token = token
+        self._stream_age_s = stream_age_s
         self._exchanges: set[_Exchange] = set()
+        self._draining = False
 
     def drain(self) -> None:
-        """Ends every stream when what was asked on it is answered: a stream has no end of its own."""
+        """Ends every stream, also one that begins later, when what was read of it is answered.
+
+        Whoever asked more on it asks again on a stream elsewhere.
+        """
+        self._draining = True
         for exchange in self._exchanges:
             exchange.drain()
 
@@ -123,11 +130,16 @@ class GovernanceService(governance_pb2_grpc.GovernanceServicer):
             require_sidecar(context, self.token)
         except InterlockError as error:
             await abort(context, error)
+        if self._draining:
+            return
         exchange = _Exchange(self._answer)
         self._exchanges.add(exchange)
+        # A stream would keep its sidecar at this engine for good, however many others there are by now.
+        ageing = asyncio.get_running_loop().call_later(self._stream_age_s, exchange.drain)
         try:
             await exchange.run(request_iterator, context.write)
         finally:
+            ageing.cancel()
             self._exchanges.discard(exchange)
 
     async def _answer(self, question: pb.Question) -> pb.Reply:
@@ -197,10 +209,12 @@ class _Exchange:
         self._ready = asyncio.Event()
         self._room = asyncio.Semaphore(MAX_OPEN_QUESTIONS)
         self._ended = False
+        self._draining = False
         self._reader: asyncio.Task[None] | None = None
 
     def drain(self) -> None:
-        """Reads no further question."""
+        """Takes no further question."""
+        self._draining = True
         if self._reader is not None:
             self._reader.cancel()
 
@@ -211,6 +225,8 @@ class _Exchange:
             writer = tasks.create_task(self._write(write))
             async with asyncio.TaskGroup() as under_way:
                 self._reader = under_way.create_task(self._read(requests, under_way))
+                if self._draining:  # since before there was somebody to cancel
+                    self._reader.cancel()
             self._ended = True
             self._ready.set()
             await writer
