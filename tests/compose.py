@@ -148,7 +148,7 @@ class Stack:
         return self.folder / str(read()["secrets"][secret]["file"])
 
     def _bound(self, source: str) -> Path:
-        """A copy in which addresses are those of this machine."""
+        """A copy in which addresses are those of this machine, and Prometheus does not wait long for its first look."""
         copy = self.folder / "bound" / Path(source).name
         if not copy.exists():
             copy.parent.mkdir(exist_ok=True)
@@ -156,7 +156,7 @@ class Stack:
             for file in [original] if original.is_file() else sorted(original.iterdir()):
                 target = copy if original.is_file() else copy / file.name
                 target.parent.mkdir(exist_ok=True)
-                target.write_text(self.here(file.read_text()))
+                target.write_text(self.here(file.read_text()).replace("scrape_interval: 5s", "scrape_interval: 1s"))
         return copy
 
     def _home(self, name: str) -> Path:

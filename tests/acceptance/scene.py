@@ -125,7 +125,11 @@ class Scene:
 
     async def asked(self) -> int:
         """How often the two sidecars have asked the engine for a decision, and been answered."""
-        return sum([await _count(at, 'interlock_engine_call_seconds_count{method="authorize"}') for at in self.both])
+        return await self.counted('interlock_engine_call_seconds_count{method="authorize"}')
+
+    async def counted(self, series: str) -> int:
+        """What the two sidecars have counted of a series of their metrics."""
+        return sum([await _count(at, series) for at in self.both])
 
     async def until_asked(self, count: int, *calls: asyncio.Task[Answer]) -> None:
         """Waits until `asked` is so many. Fails if one of the calls is over before."""

@@ -4,6 +4,7 @@ it costs. Each row with a tool that may be tried again and with one that must no
 
 import asyncio
 import hashlib
+import json
 import socket
 import struct
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -278,3 +279,16 @@ async def test_a_row_of_the_outcome_table_through_a_run(
     if outcome == "AMBIGUOUS" and declared == "hold":
         assert (second.json["decision"], second.json["policy_reason"]) == ("blocked", "outcome_unknown")
     assert (await scene.charged())[1] == CHARGED_AFTER[outcome][1]
+
+
+@pytest.mark.parametrize("retries", [0, 2])
+async def test_a_call_that_fails_at_its_tool_is_counted_once_as_an_error_with_its_reason(
+    scene: Scene, tool: Tool, retries: int
+) -> None:
+    name = await scene.register(tool.url, max_retries=retries)
+    await tool.stop()
+    answer = await scene.call(name, {"order": 1})
+    assert (answer.status, json.loads(answer.body)["reason"]) == (502, "upstream_unreachable")
+    labels = f'agent="",reason="{{}}",tool="{name}",verdict="{{}}"'
+    series = [labels.format("ok", "EXECUTE"), labels.format("upstream_unreachable", "error")]
+    assert [await scene.counted(f"interlock_decisions_total{{{each}}}") for each in series] == [1, 1]

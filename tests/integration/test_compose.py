@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+import promql_parser as promql
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 from redis import Redis
@@ -26,6 +27,26 @@ def answers(stack: Stack) -> bool:
             return bool(redis.ping())
         except RedisConnectionError:
             return False
+
+
+def counted(stack: Stack, selector: str) -> float:
+    """The sidecar's series that a selector of PromQL chooses, added up."""
+    chosen = promql.parse(selector)
+    text = httpx.get(f"http://127.0.0.1:{stack.ports[8401]}/metrics").text
+    samples = [each for family in text_string_to_metric_families(text) for each in family.samples]
+    return sum(
+        each.value
+        for each in samples
+        if each.name == chosen.name
+        and all(matches(matcher, each.labels[matcher.name]) for matcher in chosen.matchers.matchers)
+    )
+
+
+def matches(matcher: promql.Matcher, value: str) -> bool:
+    if matcher.op == promql.MatchOp.Equal:
+        return bool(matcher.value == value)
+    assert matcher.op == promql.MatchOp.Re
+    return re.fullmatch(matcher.value, value) is not None
 
 
 @pytest.fixture(scope="module")
@@ -120,9 +141,20 @@ def test_prometheus_scrapes_every_role_evaluates_the_rules_and_answers_the_dashb
         assert data("alerts")["alerts"] == []
 
 
-def test_all_roles_end_in_order_when_they_are_told_to(stack: Stack) -> None:
+@pytest.mark.parametrize(
+    ("gone", "alert"), [("tool", "InterlockToolFails"), ("engine", "InterlockNotJudging")], ids=["tool", "engine"]
+)
+def test_when_one_is_gone_the_alert_for_it_counts_the_calls_that_fail(stack: Stack, gone: str, alert: str) -> None:
+    [rule] = [rule for rule in rules() if rule["alert"] == alert]
+    [selector] = re.findall(r"interlock_decisions_total\{[^}]+\}", rule["expr"])
+    assert counted(stack, selector) == 0
+    stack.stop(gone)
+    soon(lambda: counted(stack, selector) > 0)
+
+
+def test_the_other_roles_end_in_order_when_they_are_told_to(stack: Stack) -> None:
     stack.stop("agent")
-    assert [stack.stop(name) for name in ("sidecar", "exporter", "engine")] == [0, 0, 0]
+    assert [stack.stop(name) for name in ("sidecar", "exporter")] == [0, 0]
 
 
 def test_the_secrets_are_made_once(tmp_path: Path) -> None:

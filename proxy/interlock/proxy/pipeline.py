@@ -148,6 +148,8 @@ class Pipeline:
                 self._ended(call)
         upstream_s = call.forwarded.upstream_s
         self._metrics.finished(call.tool.name, time.monotonic() - call.began - upstream_s, upstream_s)
+        if call.forwarded.failure:
+            self._metrics.decided("error", call.forwarded.failure, call.tool.name)
         _tell_finished(call, call.reason)
         return call
 
