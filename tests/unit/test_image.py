@@ -110,10 +110,10 @@ def test_the_program_itself_is_process_one_and_without_words_it_says_what_it_can
     assert PROJECT["project"]["scripts"]["interlock"] == "interlock.cli.start:main"
 
 
-@pytest.mark.parametrize("label", ["title", "description", "licenses", "version", "revision"])
+@pytest.mark.parametrize("label", ["title", "description", "licenses", "version", "revision", "base.name"])
 def test_it_bears_the_labels_of_oci(label: str) -> None:
     [labels] = instructions(RUN, "LABEL")
-    assert re.search(rf'org\.opencontainers\.image\.{label}="[^"]+"', labels)
+    assert re.search(rf'org\.opencontainers\.image\.{re.escape(label)}="[^"]+"', labels)
 
 
 def test_its_version_and_licence_are_the_projects() -> None:

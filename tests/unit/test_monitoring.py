@@ -53,6 +53,10 @@ def _asked(node: Any, grouping: frozenset[str]) -> Iterator[Asked]:
         return
     if isinstance(node, promql.AggregateExpr) and node.modifier is not None:
         grouping |= {*node.modifier.labels}
+    if isinstance(node, promql.BinaryExpr) and str(node.op) in {"and", "unless"}:  # the right only chooses
+        yield from _asked(node.lhs, grouping)
+        yield from _asked(node.rhs, frozenset())
+        return
     for below in _below(node):
         yield from _asked(below, grouping)
 
