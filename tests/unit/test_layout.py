@@ -14,6 +14,7 @@ ROOMS = {
     "store": "store",
     "audit": "audit",
     "proxy": "proxy",
+    "injector": "injector",
     "cli": "cli",
     "client": "client",
 }
@@ -24,7 +25,8 @@ MAY_IMPORT = {
     "store": {"governance", "policy"},
     "audit": {"governance", "policy"},
     "proxy": {"governance"},
-    "cli": {"governance", "policy", "store", "audit", "proxy"},
+    "injector": {"governance"},
+    "cli": {"governance", "policy", "store", "audit", "proxy", "injector"},
     "client": set(),
 }
 OWN_DISTRIBUTIONS = {"client"}

@@ -77,7 +77,9 @@ def all_queries() -> list[tuple[str, str]]:
 
 def metrics_of_the_page() -> dict[str, set[str]]:
     """Metrics with their labels by docs/operations.md, which another test holds to the code."""
-    rows = re.findall(r"^\| `(interlock_\w+)` \|([^|]*)\| (?:sidecar|engine|both) \|", OPERATIONS, re.MULTILINE)
+    rows = re.findall(
+        r"^\| `(interlock_\w+)` \|([^|]*)\| (?:sidecar|engine|injector|both) \|", OPERATIONS, re.MULTILINE
+    )
     named = {name: {*re.findall(r"`(\w+)`", labels)} for name, labels in rows}
     seconds = [name for name in named if name.endswith("_seconds") and named[name] - {"sink"}]
     parts = {f"{name}_bucket": named[name] | {"le"} for name in seconds}

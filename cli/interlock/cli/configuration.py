@@ -19,6 +19,7 @@ from pydantic_core import ErrorDetails
 from interlock.audit.settings import AuditSettings
 from interlock.cli import yaml_tree
 from interlock.cli.problems import ConfigurationError, Place, Problem, UnreadableFileError, dotted, unknown_key
+from interlock.injector.settings import InjectorSettings
 from interlock.policy.settings import EngineSettings
 from interlock.proxy.settings import SidecarSettings
 from interlock.store.settings import RedisSettings
@@ -41,6 +42,7 @@ class Configuration(BaseModel):
     engine: EngineSettings = Field(default_factory=EngineSettings, description="The governance engine")
     sidecar: SidecarSettings = Field(default_factory=SidecarSettings, description="The sidecar")
     audit: AuditSettings = Field(default_factory=AuditSettings, description="The exporter of the audit trail")
+    injector: InjectorSettings = Field(default_factory=InjectorSettings, description="The webhook of Kubernetes")
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,7 @@ EXAMPLES: Mapping[Path, tuple[str, ...]] = {
     ("sidecar",): ("interlock sidecar --config interlock.yaml",),
     ("engine",): ("interlock engine --config interlock.yaml",),
     ("exporter",): ("interlock exporter --config interlock.yaml",),
+    ("injector",): ("interlock injector --config interlock.yaml",),
     ("check-config",): (
         "interlock check-config --config interlock.yaml",
         "interlock check-config --config interlock.yaml --role engine",

@@ -73,6 +73,14 @@ def exporter(config: Config = None) -> None:
 
 
 @app.command(rich_help_panel=RUN)
+def injector(config: Config = None) -> None:
+    """Run the webhook that puts sidecars into labelled pods of a Kubernetes cluster."""
+    from interlock.cli.injecting import run
+
+    run(config)
+
+
+@app.command(rich_help_panel=RUN)
 def check_config(
     config: Config = None,
     role: Annotated[Role | None, typer.Option(help="Also ask whether this role could start with it, here.")] = None,

@@ -84,6 +84,17 @@ def _exporter_needs(configuration: Configuration) -> Iterator[Need]:
     yield from _unreadable(_redis_files(configuration.redis))
 
 
+def _injector_needs(configuration: Configuration) -> Iterator[Need]:
+    injector = configuration.injector
+    if injector.tls is None:
+        yield "injector.tls", "not set; Kubernetes asks by HTTPS only"
+    else:
+        yield from _unreadable({f"injector.tls.{name}": file for name, file in injector.tls})
+    if injector.sidecar_file is None:
+        yield "injector.sidecar_file", "not set; it says what is put into pods"
+    yield from _unreadable({"injector.sidecar_file": injector.sidecar_file})
+
+
 def _audit_needs(audit: AuditSettings) -> Iterator[Need]:
     if audit.signing_key_file is None:
         yield "audit.signing_key_file", "not set; `interlock audit new-key` makes a key that signs what is exported"
@@ -150,4 +161,5 @@ NEEDS = {
     Role.SIDECAR: _sidecar_needs,
     Role.ENGINE: _engine_needs,
     Role.EXPORTER: _exporter_needs,
+    Role.INJECTOR: _injector_needs,
 }

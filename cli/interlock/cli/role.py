@@ -10,3 +10,4 @@ class Role(StrEnum):
     SIDECAR = "sidecar"
     ENGINE = "engine"
     EXPORTER = "exporter"
+    INJECTOR = "injector"

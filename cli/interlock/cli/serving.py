@@ -55,6 +55,8 @@ def _log_level(role: Role, configuration: Configuration) -> str:
             return configuration.engine.log_level
         case Role.EXPORTER:
             return configuration.audit.log_level
+        case Role.INJECTOR:
+            return configuration.injector.log_level
         case _:
             return configuration.sidecar.log_level
 

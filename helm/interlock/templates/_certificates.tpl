@@ -3,6 +3,15 @@ Certificates that Helm makes (certificates.mode: selfSigned). The CA is made onc
 upgrade after their time to renew, which stands beside them. All are found again by `lookup`.
 */}}
 
+{{- define "interlock.injector.name" -}}
+{{- include "interlock.fullname" . }}-injector
+{{- end -}}
+
+{{/* The name that Kubernetes asks the injector by. */}}
+{{- define "interlock.injector.dnsName" -}}
+{{- include "interlock.injector.name" . }}.{{ .Release.Namespace }}.svc
+{{- end -}}
+
 {{- define "interlock.sidecar.tlsSecret" -}}
 {{- include "interlock.fullname" . }}-sidecar-tls
 {{- end -}}
@@ -19,7 +28,7 @@ upgrade after their time to renew, which stands beside them. All are found again
 {{- append .Values.agents.namespaces .Release.Namespace | uniq | toYaml -}}
 {{- end -}}
 
-{{/* The data of the Secrets ca, engine and sidecar: base64 by key. Every template of one rendering sees the same. */}}
+{{/* The data of the Secrets ca, engine, sidecar and injector: base64 by key. Every template of one rendering sees the same. */}}
 {{- define "interlock.certificates.data" -}}
 {{- if not (hasKey .Values "_certificates") -}}
 {{- $chart := . -}}
@@ -34,14 +43,16 @@ upgrade after their time to renew, which stands beside them. All are found again
 {{- $ca := $authority.Cert | b64enc -}}
 {{- $_ := set $made "ca" (dict "tls.crt" $ca "tls.key" ($authority.Key | b64enc)) -}}
 {{- $engine := include "interlock.engine.name" . -}}
-{{- range $for, $name := dict "engine" (printf "%s-tls" $engine) "sidecar" (include "interlock.sidecar.tlsSecret" .) -}}
+{{- $secrets := dict "engine" (printf "%s-tls" $engine) "sidecar" (include "interlock.sidecar.tlsSecret" .) "injector" (printf "%s-tls" (include "interlock.injector.name" .)) -}}
+{{- $namesOf := dict "engine" (include "interlock.engine.dnsNames" . | fromYamlArray) "sidecar" (list "sidecar") "injector" (list (include "interlock.injector.dnsName" .)) -}}
+{{- range $for, $name := $secrets -}}
 {{- $have := include "interlock.lookup.secret" (dict "chart" $chart "name" $name) | fromJson -}}
 {{- $due := get $have "renew-after" | default "MA==" | b64dec | int64 -}}
 {{- if and (eq (get $have "ca.crt") $ca) (lt (now | unixEpoch | int64) $due) -}}
 {{- $_ := set $made $for (pick $have "tls.crt" "tls.key" "ca.crt" "renew-after") -}}
 {{- else -}}
 {{- with $chart.Values.certificates -}}
-{{- $names := ternary (include "interlock.engine.dnsNames" $chart | fromYamlArray) (list "sidecar") (eq $for "engine") -}}
+{{- $names := get $namesOf $for -}}
 {{- $new := genSignedCertWithKey (first $names) nil $names (int .validityDays) $authority (genPrivateKey "ecdsa") -}}
 {{- $renew := add (now | unixEpoch | int64) (mul 86400 (sub (int64 .validityDays) (int64 .renewBeforeDays))) -}}
 {{- $data := dict "tls.crt" ($new.Cert | b64enc) "tls.key" ($new.Key | b64enc) "ca.crt" $ca "renew-after" (toString $renew | b64enc) -}}

@@ -54,6 +54,8 @@
 redis:
   timeout_ms: {{ int .Values.redis.timeoutMs }}
   connect_timeout_ms: {{ int .Values.redis.connectTimeoutMs }}
+  wait_replicas: {{ int .Values.redis.waitReplicas }}
+  wait_timeout_ms: {{ int .Values.redis.waitTimeoutMs }}
   {{- if .Values.redis.caSecret.name }}
   tls_ca_file: /etc/interlock/redis/ca.crt
   {{- end }}

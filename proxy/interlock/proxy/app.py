@@ -43,7 +43,7 @@ from interlock.proxy.run_worker import RunWorkers
 from interlock.proxy.settings import SidecarSettings
 from interlock.proxy.spool import Spool
 from interlock.proxy.stages.identify import Tools
-from interlock.proxy.stages.intercept import check_target
+from interlock.proxy.stages.intercept import OwnIdentity, check_target
 from interlock.proxy.tools_route import ToolsRoute, problem_errors
 from interlock.proxy.unknown_tools import UnknownTools
 from interlock.proxy.upstream import Upstream
@@ -106,8 +106,7 @@ class Sidecar:
         failed = UnknownTools(engine).tell
         self._pipeline = Pipeline(stages, self._metrics, outage.ended, self._traces(), failed)
         self._closing.append(self._pipeline.close)
-        own_key = self._settings.agent_key.get_secret_value() if self._settings.agent_key else ""
-        tools = ToolsRoute(self._pipeline, own_key, self._settings.max_body_bytes)
+        tools = ToolsRoute(self._pipeline, OwnIdentity.of(self._settings), self._settings.max_body_bytes)
         keyed = KeyedRuns(self._channel, bodies.of_strangers)
         runs = RunRoute(self._pipeline, keyed, self._settings.max_body_bytes, bodies.of_strangers)
         agent_app = self._agent_app(tools, runs, self._api(destinations, bodies.of_strangers))

@@ -109,6 +109,9 @@ class Metrics:
             "When the listener's certificate ends, unix time; 0 without TLS.",
             registry=registry,
         )
+        self._injections = _counts(
+            registry, "interlock_injections_total", "Pods that the injector was asked about.", "outcome"
+        )
         self._certificate_errors = Counter(
             "interlock_certificate_errors_total", "Changed certificate files not taken up.", registry=registry
         )
@@ -211,6 +214,10 @@ class Metrics:
     def alert_tried(self, channel: str, outcome: str) -> None:
         """A delivery was tried: `delivered`, `failed` (it is tried again) or `dead`."""
         self._alert_tries(channel, outcome).inc()
+
+    def injection(self, outcome: str) -> None:
+        """A pod was looked at, and `injected`, `left` as it is or `refused`."""
+        self._injections(outcome).inc()
 
     def manifest_applied(self, at_s: float) -> None:
         """The watched manifests hold, as of this unix time."""

@@ -141,6 +141,11 @@ class SidecarSettings(BaseModel):
     agent_key: HeaderSecret | None = Field(
         None, description="The key that calls to /tools without one are made with; a secret"
     )
+    agent_id: str = Field(
+        "",
+        pattern=r"^[A-Za-z0-9_.@:-]{0,128}$",
+        description="The agent that calls to /tools are made as which name none; the key must be good for it",
+    )
     spool_dir: Path = Field(Path(".interlock/spool"), description="Folder for what the engine could not be told yet")
     open_max_age_s: int = Field(
         3_600,

@@ -22,7 +22,7 @@ from interlock.proxy.problems import (
     standing_fields,
 )
 from interlock.proxy.request_errors import ToolIsGrpcError
-from interlock.proxy.stages.intercept import RequestFields, check_target, tool_name
+from interlock.proxy.stages.intercept import OwnIdentity, RequestFields, check_target, tool_name
 
 log = structlog.get_logger()
 
@@ -34,8 +34,8 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 class ToolsEntrance:
     """Calls as HTTP: method, sub-path, query and body are the agent's."""
 
-    def __init__(self, own_key: str) -> None:
-        self._own_key = own_key
+    def __init__(self, own: OwnIdentity) -> None:
+        self._own = own
 
     async def read(self, incoming: Incoming) -> Ask:
         check_target(incoming.target)
@@ -51,8 +51,8 @@ class ToolsEntrance:
             content_type=fields.one("Content-Type"),
             arguments=incoming.body,
             headers=tuple(forwardable(incoming.headers)),
-            credential=fields.credential(self._own_key),
-            agent_id=fields.agent_id(),
+            credential=fields.credential(self._own.key),
+            agent_id=fields.agent_id(self._own.agent_id),
             idempotency_key=fields.idempotency_key(),
             spend_micros=fields.spend_micros(),
             run_id=fields.run_id(),
@@ -148,9 +148,9 @@ def answer_to(call: Call) -> tuple[int, Headers, bytes]:
 class ToolsRoute:
     """The handler: translates between HTTP and calls."""
 
-    def __init__(self, pipeline: Pipeline, own_key: str, max_body_bytes: int) -> None:
+    def __init__(self, pipeline: Pipeline, own: OwnIdentity, max_body_bytes: int) -> None:
         self._pipeline = pipeline
-        self._entrance = ToolsEntrance(own_key)
+        self._entrance = ToolsEntrance(own)
         self._max_body_bytes = max_body_bytes
 
     def routes(self) -> list[web.RouteDef]:

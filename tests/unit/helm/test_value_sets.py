@@ -15,7 +15,8 @@ import kubernetes_validate
 import pytest
 from cryptography import x509
 
-from tests.unit.helm.charts import CHART, VALUE_SETS, Object, agent_chart, manifests, rendered, value_set
+from interlock.store.settings import RedisSettings
+from tests.unit.helm.charts import CHART, VALUE_SETS, Object, agent_chart, manifests, read, rendered, value_set
 
 NEWEST = kubernetes_validate.latest_version()
 FOREIGN = ("cert-manager.io/", "monitoring.coreos.com/")
@@ -73,7 +74,7 @@ def test_a_misspelt_field_would_not_be_valid(releases: dict[str, list[Object]]) 
 
 def test_every_object_of_a_set_has_a_name_of_its_own(releases: dict[str, list[Object]]) -> None:
     for objects in releases.values():
-        keys = [(each["kind"], each["metadata"]["namespace"], each["metadata"]["name"]) for each in objects]
+        keys = [(each["kind"], each["metadata"].get("namespace"), each["metadata"]["name"]) for each in objects]
         assert len(keys) == len(set(keys))
         assert all(len(name) <= 63 for _, _, name in keys)
 
@@ -109,7 +110,7 @@ def test_every_pod_passes_all_rules_of_the_restricted_standard(releases: dict[st
 
 def test_every_secret_and_config_map_of_a_pod_is_made_or_named_by_its_values(releases: dict[str, list[Object]]) -> None:
     for name, objects in releases.items():
-        made = {each["metadata"]["name"] for each in objects if each["metadata"]["namespace"] == "prod"}
+        made = {each["metadata"]["name"] for each in objects if each["metadata"].get("namespace") == "prod"}
         said = (CHART / "ci" / f"{name}-values.yaml").read_text()
         text = str(pods(objects))
         used = re.findall(r"'secretName': '([^']+)'|'(?:configMap|secretKeyRef)': \{'name': '([^']+)'", text)
@@ -260,6 +261,62 @@ def test_prometheus_asks_engines_and_sidecars(releases: dict[str, list[Object]])
     assert sidecars["spec"]["podMetricsEndpoints"] == [{"port": "interlock-admin", "interval": "15s"}]
     assert sidecars["spec"]["namespaceSelector"] == {"matchNames": ["shop", "prod"]}
     assert {each["metadata"]["labels"]["release"] for each in (engine, sidecars)} == {"prometheus"}
+
+
+def test_alerts_and_dashboards_are_the_very_files_of_deploy(releases: dict[str, list[Object]]) -> None:
+    objects, deploy = releases["monitoring"], CHART.parents[1] / "deploy"
+    assert of(objects, "PrometheusRule")["spec"] == read((deploy / "prometheus" / "rules.yaml").read_text())
+    shown = [each for each in objects if each["metadata"].get("labels", {}).get("grafana_dashboard") == "1"]
+    told = {name: json.loads(text) for each in shown for name, text in each["data"].items()}
+    assert told == {file.name: json.loads(file.read_text()) for file in (deploy / "grafana").glob("*.json")}
+
+
+def test_a_redis_that_fails_over_is_named_by_its_sentinels_or_as_a_cluster(releases: dict[str, list[Object]]) -> None:
+    for name, replicas in (("sentinel", 2), ("redis-cluster", 1)):
+        config = read(of(releases[name], "ConfigMap", "-engine")["data"]["interlock.yaml"])
+        url = value_set(name)["redis"]["url"]
+        assert RedisSettings.model_validate(config["redis"] | {"url": url}).wait_replicas == replicas
+        engine = of(releases[name], "Deployment", "-engine")["spec"]["template"]["spec"]["containers"][0]
+        assert {"name": "INTERLOCK_REDIS_URL", "value": url} in engine["env"]
+
+
+def test_kubernetes_asks_the_injector_about_pods_that_want_a_sidecar_and_no_others(
+    releases: dict[str, list[Object]],
+) -> None:
+    objects = releases["injector"]
+    webhooks = of(objects, "MutatingWebhookConfiguration", namespace="")["webhooks"]
+    by_label, by_annotation = webhooks
+    assert by_label["objectSelector"] == {"matchLabels": {"interlock.dev/inject": "true"}}
+    assert "interlock.dev/inject" in by_annotation["matchConditions"][0]["expression"]
+    service, authority = of(objects, "Service", "-injector"), of(objects, "Secret", "-ca")
+    for each in webhooks:
+        assert (each["failurePolicy"], each["reinvocationPolicy"], each["sideEffects"]) == ("Fail", "IfNeeded", "None")
+        assert each["namespaceSelector"]["matchExpressions"][0]["values"] == ["prod", "kube-system"]
+        asked = each["clientConfig"]
+        assert (asked["service"]["name"], asked["service"]["port"]) == (service["metadata"]["name"], 443)
+        assert asked["caBundle"] == authority["data"]["tls.crt"]
+    shown = certificate(of(objects, "Secret", "-injector-tls"))
+    shown.verify_directly_issued_by(certificate(authority))
+    names = shown.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
+    assert names.get_values_for_type(x509.DNSName) == ["demo-interlock-injector.prod.svc"]
+
+
+def test_cert_manager_gives_the_injector_its_certificate_and_kubernetes_the_authority(
+    releases: dict[str, list[Object]],
+) -> None:
+    objects = releases["injector-cert-manager"]
+    configuration = of(objects, "MutatingWebhookConfiguration", namespace="")
+    made = of(objects, "Certificate", "-injector-tls")
+    named = f"prod/{made['metadata']['name']}"
+    assert configuration["metadata"]["annotations"]["cert-manager.io/inject-ca-from"] == named
+    assert made["spec"]["dnsNames"] == ["demo-interlock-injector.prod.svc"]
+    assert {each["failurePolicy"] for each in configuration["webhooks"]} == {"Ignore"}
+    assert all("caBundle" not in each["clientConfig"] for each in configuration["webhooks"])
+
+
+def test_an_injector_needs_an_engine_with_certificates() -> None:
+    with pytest.raises(helm.HelmRenderError, match=r"injector\.enabled: needs an engine"):
+        rendered(value_set("injector") | {"certificates": {"mode": "none"}, "engine": {"acceptPlaintext": True}})
 
 
 def test_tools_and_policies_of_the_values_change_without_a_restart(releases: dict[str, list[Object]]) -> None:

@@ -224,6 +224,15 @@ async def test_a_call_without_a_key_is_made_with_the_sidecars_own_if_it_has_one(
         assert (run.status_code, run.json()) == (401, {"detail": "Missing Authorization Bearer token"})
 
 
+async def test_a_call_that_names_no_agent_is_made_as_the_sidecars_own_if_it_has_one(
+    engine: ScriptedEngine, spool_dir: Path
+) -> None:
+    async with embedded_sidecar(engine, spool_dir, agent_id="shopper") as sidecar, client(sidecar) as agent:
+        assert (await agent.post("/tools/charge")).status_code == 200
+        assert (await agent.post("/tools/charge", headers={"Interlock-Agent": "other"})).status_code == 200
+        assert [asked.agent_id for asked in engine.authorized] == ["shopper", "other"]
+
+
 async def test_without_any_key_a_call_is_refused(agent: httpx.AsyncClient, engine: ScriptedEngine) -> None:
     del agent.headers["Authorization"]
     answer = await agent.post("/tools/charge")

@@ -7,7 +7,7 @@ from interlock.governance.tool_urls import is_grpc
 from interlock.governance.v1 import governance_pb2 as pb
 from interlock.proxy.call import Ask, Call, Draft, Incoming
 from interlock.proxy.rpc.metadata import passed_on
-from interlock.proxy.stages.intercept import RequestFields
+from interlock.proxy.stages.intercept import OwnIdentity, RequestFields
 
 CONTENT_TYPE = "application/grpc"
 """What every message counts as, whatever codec the agent names behind a `+`: bytes."""
@@ -23,8 +23,8 @@ class RpcEntrance:
     The tool `package.Service.Method` is meant, or, where that does not exist, `package.Service` if it takes sub-paths.
     """
 
-    def __init__(self, own_key: str) -> None:
-        self._own_key = own_key
+    def __init__(self, own: OwnIdentity) -> None:
+        self._own = own
 
     async def read(self, incoming: Incoming) -> Ask:
         service, method = names_in(incoming.target)
@@ -36,8 +36,8 @@ class RpcEntrance:
             content_type=CONTENT_TYPE,
             arguments=incoming.body,
             headers=passed_on(incoming.headers),
-            credential=fields.credential(self._own_key),
-            agent_id=fields.agent_id(),
+            credential=fields.credential(self._own.key),
+            agent_id=fields.agent_id(self._own.agent_id),
             idempotency_key=fields.idempotency_key(),
             spend_micros=fields.spend_micros(),
             run_id=fields.run_id(),

@@ -29,6 +29,7 @@ from interlock.proxy.rpc.entrance import RpcEntrance
 from interlock.proxy.rpc.metadata import fields_of
 from interlock.proxy.rpc.upstream import MAX_METADATA_BYTES
 from interlock.proxy.settings import KiB, SidecarSettings
+from interlock.proxy.stages.intercept import OwnIdentity
 
 log = structlog.get_logger()
 
@@ -64,8 +65,7 @@ class RpcListener:
             raise OSError(errno.EADDRNOTAVAIL, f"cannot listen on {address}") from error
 
     async def start(self, pipeline: Pipeline) -> None:
-        key = self._settings.agent_key
-        entrance = RpcEntrance(key.get_secret_value() if key else "")
+        entrance = RpcEntrance(OwnIdentity.of(self._settings))
         self._handlers = _Handlers(pipeline, entrance, self._settings, self._most)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         self._server.add_generic_rpc_handlers((self._handlers,))

@@ -3,12 +3,14 @@
 import re
 from collections.abc import Sequence
 from decimal import Decimal, InvalidOperation
+from typing import Self
 
 from interlock.governance.errors import InvalidRequestError, UnauthenticatedError
-from interlock.governance.values import replace
+from interlock.governance.values import dataclass, replace
 from interlock.proxy.call import WHOLE_DEADLINE, Call, Incoming
 from interlock.proxy.money import micros_of
 from interlock.proxy.request_errors import MissingKeyError
+from interlock.proxy.settings import SidecarSettings
 
 NAMESPACE_HEADER = "Interlock-Namespace"
 MAX_KEY_BYTES = 256
@@ -84,6 +86,18 @@ def named_namespace(values: Sequence[str]) -> str:
     return name
 
 
+@dataclass(frozen=True, slots=True)
+class OwnIdentity:
+    """Whom a sidecar makes calls as that do not say so themselves; nothing of it where it is empty."""
+
+    key: str = ""
+    agent_id: str = ""
+
+    @classmethod
+    def of(cls, settings: SidecarSettings) -> Self:
+        return cls(settings.agent_key.get_secret_value() if settings.agent_key else "", settings.agent_id)
+
+
 class RequestFields:
     """The header fields of a request that speak to Interlock."""
 
@@ -117,9 +131,9 @@ class RequestFields:
         values = self.all("Authorization")
         return bearer_key(values) if values or not own else own
 
-    def agent_id(self) -> str:
-        """Errors: `invalid_header`."""
-        return self._matching("Interlock-Agent", _AGENT_ID)
+    def agent_id(self, own: str = "") -> str:
+        """Whom the caller names, or, without a name, the sidecar's `own`. Errors: `invalid_header`."""
+        return self._matching("Interlock-Agent", _AGENT_ID) or own
 
     def run_id(self) -> str:
         """Errors: `invalid_header`."""

@@ -1,0 +1,1 @@
+"""The webhook that puts sidecars into pods of a Kubernetes cluster."""
