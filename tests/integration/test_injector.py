@@ -193,12 +193,14 @@ async def test_what_is_no_review_is_refused_and_harms_nobody(injector: Injector)
     assert (await injector.ask(review(pod(JOB)), "text/plain")).status_code == 415
     assert (await injector.ask(b" " * 4_000_000)).status_code == 413
     assert not (await injector.response(review(broken)))["allowed"]
+    no_grace = await injector.injected(pod(JOB | {"terminationGracePeriodSeconds": None}))
+    assert no_grace["spec"]["terminationGracePeriodSeconds"] == 40
     for odd in ({"containers": "x"}, {"containers": [1]}, {"containers": [], "volumes": 1}):
         assert not (await injector.response(review(pod(odd))))["allowed"], odd
     assert (await injector.injected(pod(JOB)))["spec"]["initContainers"]
     async with httpx.AsyncClient() as client:
         figures = (await client.get(f"{injector.admin}/metrics")).text
-    assert 'interlock_injections_total{outcome="injected"} 1.0' in figures
+    assert 'interlock_injections_total{outcome="injected"} 2.0' in figures
     assert 'interlock_injections_total{outcome="refused"} 4.0' in figures
 
 

@@ -63,7 +63,8 @@ def injected(pod: Object, sidecar: Sidecar) -> Patch:
         raise InvalidRequestError("invalid_pod", f"spec.volumes: {clashing[0]} is the sidecar's, and there is one")
     patch = [_first(spec, "initContainers", container), *_appended(spec, "volumes", volumes)]
     needed = sidecar.drain_s + SPARE_S
-    if spec.get("terminationGracePeriodSeconds", GRACE_S) < needed:
+    grace = spec.get("terminationGracePeriodSeconds")
+    if (grace if isinstance(grace, int) else GRACE_S) < needed:
         patch.append({"op": "add", "path": "/spec/terminationGracePeriodSeconds", "value": needed})
     return [*patch, *_marked(_mapping(pod, "metadata"))]
 

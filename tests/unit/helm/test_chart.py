@@ -28,6 +28,7 @@ from tests.unit.helm.charts import (
     Secrets,
     agent_chart,
     environment,
+    manifests,
     mount,
     objects,
     read,
@@ -326,6 +327,21 @@ def test_the_sidecar_in_the_example_is_accepted_by_the_product(tmp_path: Path, m
         "http://collector.observability.svc:4318",
         0.25,
     )
+
+
+def test_the_plain_example_is_what_helm_makes_and_names_what_a_release_makes(tmp_path: Path) -> None:
+    plain = read((ROOT / "deploy" / "examples" / "sidecar.yaml").read_text())
+    made = {"name": "interlock-sidecar-tls"}
+    sidecar = {
+        "target": "grpcs://interlock-engine.governance.svc:8402",
+        "tokenSecret": {"name": "interlock-sidecar"},
+        "tls": {"caSecret": made, "clientSecretName": made["name"]},
+    }
+    values = {"engine": {"enabled": False}, "image": value_set("defaults")["image"], "sidecar": sidecar}
+    assert plain == objects({"interlock": values}, agent_chart(tmp_path))["Deployment"]
+    release = manifests(rendered(value_set("agents"), release="interlock"))
+    in_shop = {each["metadata"]["name"] for each in release if each["metadata"].get("namespace") == "shop"}
+    assert {"interlock-sidecar", "interlock-sidecar-tls"} <= in_shop
 
 
 def test_the_sidecar_is_native_and_up_before_the_agent(tmp_path: Path) -> None:
