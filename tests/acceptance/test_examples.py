@@ -17,7 +17,7 @@ from tests.acceptance.scene import Sidecars
 from tests.interlock_dev import InterlockDev, until
 from tests.tool import Tool, answers, resets, waits_for
 
-ENDLESS = re.compile(r"interlock (dev|sidecar|engine|exporter|calls follow|top --sort|audit tail.* --follow)\b")
+ENDLESS = re.compile(r"interlock (dev|sidecar|engine|exporter|injector|calls follow|top --sort|audit tail.*--follow)\b")
 """These run until they are told to stop. The parser has seen them, and tests of their own show them."""
 DONE = [example for examples in EXAMPLES.values() for example in examples if not ENDLESS.match(example)]
 
